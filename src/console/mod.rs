@@ -1,0 +1,1 @@
+//! Listeners to events: terminal progress, plain lines, JSON lines, the closing table.

@@ -1,0 +1,1 @@
+//! Runs a plan: dispatcher, events, the local executor.

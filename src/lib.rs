@@ -1,0 +1,37 @@
+//! `statcell` learns from 3D microscopy how cells are organised, in one command.
+//!
+//! The modules are layers. What flows through them, from the top of this list to the bottom: a TOML text,
+//! a checked [`spec`], a [`graph`] of stage instances, a [`plan`], its execution ([`exec`]), and artifacts
+//! in the [`store`], the report among them. **A module imports only modules that stand below it here.**
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`cli`] | one file a subcommand |
+//! | [`console`] | listeners to events: progress, plain lines, JSON lines, the closing table |
+//! | [`exec`] | dispatcher, events, the local executor |
+//! | [`plan`] | keys, decisions, reasons |
+//! | [`graph`] | stage instances and what they take from each other; drawings |
+//! | [`spec`] | the pipeline language: TOML with spans, matrix, overrides, validation, JSON Schema |
+//! | [`stages`] | one file a stage kind; the registry |
+//! | [`figures`] | plots, galleries, the report's HTML |
+//! | [`model`] | the two β-VAEs: encoder, decoder, ELBO, trainer, checkpoint |
+//! | [`artifact`] | the typed things that flow between stages, and how each is written and read |
+//! | [`nn`] | tensor operations that candle lacks or is slow at |
+//! | [`image`] | volumes, OME-TIFF, filters, morphology, watershed, geometry |
+//! | [`stats`] | PCA, regression, correlation |
+//! | [`store`] | content-addressed blobs, action entries, leases, garbage collection, verification |
+
+pub mod artifact;
+pub mod cli;
+pub mod console;
+pub mod exec;
+pub mod figures;
+pub mod graph;
+pub mod image;
+pub mod model;
+pub mod nn;
+pub mod plan;
+pub mod spec;
+pub mod stages;
+pub mod stats;
+pub mod store;

@@ -1,0 +1,1 @@
+//! The two β-VAEs of the paper: MR (cell and nuclear shape) and MT (a structure in a given cell).

@@ -1,0 +1,1 @@
+//! Tensor operations that candle lacks or is slow at.

@@ -1,0 +1,1 @@
+//! Keys, decisions and reasons: what must run, and why.

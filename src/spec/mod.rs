@@ -1,0 +1,1 @@
+//! The pipeline language: TOML with spans, matrix, overrides, validation.

@@ -1,0 +1,18 @@
+//! The stage kinds, one file each, and what they have in common.
+//!
+//! A stage kind declares its ports and parameters, checks them before anything runs, and runs. It knows its inputs,
+//! its parameters and a [`Context`]; it knows nothing of keys, paths of the store, or the cache.
+//!
+//! To add a kind: write a file with a type that implements [`StageKind`], and name it in [`registry`].
+
+mod context;
+mod error;
+mod kind;
+mod port;
+mod registry;
+
+pub use context::{Context, Host, Item, ItemResult, Progress};
+pub use error::StageError;
+pub use kind::{AnyStage, Checked, Problem, StageKind};
+pub use port::{Arity, Facts, FileInput, Input, InputFacts, Inputs, Output, OutputFacts, Outputs};
+pub use registry::{find, registry};

@@ -1,0 +1,182 @@
+//! Ports: what a stage takes and gives.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use super::StageError;
+use crate::{
+    artifact::{Artifact, ArtifactType},
+    store::Digest,
+};
+
+/// How many things an input port takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arity {
+    /// Exactly one. A stage that takes one thing and is given a group becomes a group itself.
+    One,
+    /// One or none.
+    Optional,
+    /// A list of one or more, in the order of the pipeline; a group in it stands for its members in order.
+    Many,
+}
+
+/// An input port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Input {
+    /// The key in the stage's TOML table.
+    pub name: String,
+    /// The types of artifact it takes; empty: files outside the store (a path, a pattern, or a list of them, relative to the TOML file).
+    pub kinds: Vec<ArtifactType>,
+    /// How many.
+    pub arity: Arity,
+    /// One line for people.
+    pub about: String,
+}
+
+impl Input {
+    fn new(name: &str, kinds: &[ArtifactType], arity: Arity, about: &str) -> Self {
+        Self { name: name.to_owned(), kinds: kinds.to_vec(), arity, about: about.to_owned() }
+    }
+
+    /// A port that takes exactly one artifact.
+    #[must_use]
+    pub fn one(name: &str, kind: ArtifactType, about: &str) -> Self {
+        Self::new(name, &[kind], Arity::One, about)
+    }
+
+    /// A port that takes one artifact or none.
+    #[must_use]
+    pub fn optional(name: &str, kind: ArtifactType, about: &str) -> Self {
+        Self::new(name, &[kind], Arity::Optional, about)
+    }
+
+    /// A port that takes a list of artifacts.
+    #[must_use]
+    pub fn many(name: &str, kind: ArtifactType, about: &str) -> Self {
+        Self::new(name, &[kind], Arity::Many, about)
+    }
+
+    /// A port that takes files from outside the store.
+    #[must_use]
+    pub fn files(name: &str, arity: Arity, about: &str) -> Self {
+        Self::new(name, &[], arity, about)
+    }
+
+    /// Whether it takes files from outside the store.
+    #[must_use]
+    pub fn takes_files(&self) -> bool {
+        self.kinds.is_empty()
+    }
+}
+
+/// An output port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// The name in references: `stage.name`. The first output is also what `stage` alone refers to.
+    pub name: String,
+    /// The type of the artifact.
+    pub kind: ArtifactType,
+    /// Whether people open it: then its files are copied to the results folder.
+    pub for_people: bool,
+    /// One line for people.
+    pub about: String,
+}
+
+impl Output {
+    /// An output that other stages use.
+    #[must_use]
+    pub fn data(name: &str, kind: ArtifactType, about: &str) -> Self {
+        Self { name: name.to_owned(), kind, for_people: false, about: about.to_owned() }
+    }
+
+    /// An output that people open too.
+    #[must_use]
+    pub fn for_people(name: &str, kind: ArtifactType, about: &str) -> Self {
+        Self { name: name.to_owned(), kind, for_people: true, about: about.to_owned() }
+    }
+}
+
+/// What is known of an artifact before anything runs. `None`: not known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Image size in voxels: Z, Y, X (Z = 1 in 2D).
+    pub size: Option<[usize; 3]>,
+    /// 2 or 3.
+    pub dimensions: Option<usize>,
+    /// Intensity channels.
+    pub channels: Option<Vec<String>>,
+    /// For a model: `reference` or `target`.
+    pub model: Option<String>,
+}
+
+/// Facts of the artifacts at each connected input port.
+pub type InputFacts = BTreeMap<String, Vec<Facts>>;
+/// Facts of the artifact at each output port; a port that is left out: nothing is known.
+pub type OutputFacts = BTreeMap<String, Facts>;
+
+/// A file outside the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileInput {
+    /// The file's name without folders; part of what the stage may use (to name fields, say).
+    pub name: String,
+    /// Where it lies now. Never part of an identity.
+    pub path: PathBuf,
+    /// The digest of the bytes that the plan counted on.
+    pub digest: Digest,
+}
+
+impl FileInput {
+    /// The file's bytes, checked against the digest that the plan counted on.
+    ///
+    /// # Errors
+    /// [`StageError::BadInput`] when it cannot be read or has changed since.
+    pub fn read(&self) -> Result<Vec<u8>, StageError> {
+        let bytes = std::fs::read(&self.path)
+            .map_err(|error| StageError::bad_input(format!("cannot read `{}`: {error}", self.path.display())))?;
+        if Digest::of(&bytes) != self.digest {
+            return Err(StageError::bad_input(format!("`{}` changed while the pipeline ran", self.path.display()))
+                .with_help("run again: the changed file is then planned for"));
+        }
+        Ok(bytes)
+    }
+}
+
+/// What a stage is given.
+#[derive(Clone, Debug, Default)]
+pub struct Inputs {
+    /// Artifacts by port, in order.
+    pub artifacts: BTreeMap<String, Vec<Artifact>>,
+    /// Files by port, in order.
+    pub files: BTreeMap<String, Vec<FileInput>>,
+}
+
+impl Inputs {
+    /// The one artifact at `port`.
+    ///
+    /// # Panics
+    /// When there is none: the port was not declared with [`Arity::One`].
+    #[must_use]
+    pub fn one(&self, port: &str) -> &Artifact {
+        self.optional(port).unwrap_or_else(|| panic!("port `{port}` is not connected"))
+    }
+
+    /// The artifact at `port`, if any.
+    #[must_use]
+    pub fn optional(&self, port: &str) -> Option<&Artifact> {
+        self.artifacts.get(port)?.first()
+    }
+
+    /// All artifacts at `port`.
+    #[must_use]
+    pub fn many(&self, port: &str) -> &[Artifact] {
+        self.artifacts.get(port).map_or(&[], Vec::as_slice)
+    }
+
+    /// All files at `port`.
+    #[must_use]
+    pub fn files(&self, port: &str) -> &[FileInput] {
+        self.files.get(port).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// What a stage gives: an artifact for every declared output port.
+pub type Outputs = BTreeMap<String, Artifact>;

@@ -1,0 +1,28 @@
+//! All stage kinds.
+
+use std::marker::PhantomData;
+
+use super::kind::{AnyStage, Erased, StageKind};
+
+/// A stage kind as plain data.
+#[expect(dead_code, reason = "no kinds are registered yet")]
+const fn erased<K: StageKind>() -> &'static dyn AnyStage {
+    &Erased::<K>(PhantomData)
+}
+
+/// All stage kinds, in the order in which a pipeline uses them.
+static REGISTRY: &[&dyn AnyStage] = &[
+    // one line a kind: erased::<simulate::Simulate>(),
+];
+
+/// All stage kinds, in the order in which a pipeline uses them.
+#[must_use]
+pub fn registry() -> &'static [&'static dyn AnyStage] {
+    REGISTRY
+}
+
+/// The stage kind of this name.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static dyn AnyStage> {
+    REGISTRY.iter().copied().find(|kind| kind.name() == name)
+}

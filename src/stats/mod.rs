@@ -1,0 +1,1 @@
+//! PCA, regression and correlation.

@@ -1,0 +1,44 @@
+//! Where bytes are put and taken from.
+
+use std::{collections::BTreeMap, sync::Mutex};
+
+use super::{Digest, StoreError};
+
+/// A place for blobs. The store on disk is one; [`MemoryBlobs`] is another, for tests and small tools.
+pub trait Blobs: Send + Sync {
+    /// Keeps `bytes` and names them.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] when they cannot be written.
+    fn put(&self, bytes: &[u8]) -> Result<Digest, StoreError>;
+
+    /// The bytes of this name, checked against it.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`] or [`StoreError::Damaged`]; [`StoreError::Io`] when the blob cannot be read.
+    fn get(&self, digest: &Digest) -> Result<Vec<u8>, StoreError>;
+
+    /// Whether there is a blob of this name (its bytes are not checked).
+    fn contains(&self, digest: &Digest) -> bool;
+}
+
+/// Blobs in memory.
+#[derive(Debug, Default)]
+pub struct MemoryBlobs(Mutex<BTreeMap<Digest, Vec<u8>>>);
+
+impl Blobs for MemoryBlobs {
+    fn put(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
+        let digest = Digest::of(bytes);
+        self.0.lock().expect("no panic while locked").insert(digest, bytes.to_vec());
+        Ok(digest)
+    }
+
+    fn get(&self, digest: &Digest) -> Result<Vec<u8>, StoreError> {
+        let blobs = self.0.lock().expect("no panic while locked");
+        blobs.get(digest).cloned().ok_or(StoreError::Missing(*digest))
+    }
+
+    fn contains(&self, digest: &Digest) -> bool {
+        self.0.lock().expect("no panic while locked").contains_key(digest)
+    }
+}
