@@ -1,1 +1,5 @@
 //! Runs a plan: dispatcher, events, the local executor.
+
+mod event;
+
+pub use event::{Event, Listener, Outcome};
