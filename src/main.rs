@@ -1,1 +1,3 @@
+//! The `statcell` program.
+
 fn main() {}

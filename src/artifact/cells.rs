@@ -139,7 +139,6 @@ impl CellImage {
             return Err(ImageError::Shape(format!("size {size:?}, not {:?}", description.size)));
         }
         let scale = if description.normalised { FULL_SCALE } else { 1.0 };
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to the range of u16")]
         let quantise = |value: &f32| (value * scale).round().clamp(0.0, FULL_SCALE) as u16;
         let mut pixels: Vec<u16> = Vec::with_capacity((self.channels.len() + 2) * self.cell.data.len());
         for channel in &self.channels {

@@ -153,7 +153,6 @@ impl Table {
     pub fn floats(&self, name: &str) -> Result<Vec<f64>, ArtifactError> {
         match self.column(name) {
             Some(Column::Float(values)) => Ok(values.clone()),
-            #[expect(clippy::cast_precision_loss, reason = "counts of cells and voxels are far below 2^53")]
             Some(Column::Integer(values)) => Ok(values.iter().map(|&value| value as f64).collect()),
             _ => Err(self.wrong(name, "numbers")),
         }

@@ -63,7 +63,6 @@ impl Stack {
     pub fn channel_f32(&self, index: usize) -> Volume<f32> {
         let length: usize = self.size.iter().product();
         let range = index * length..(index + 1) * length;
-        #[expect(clippy::cast_precision_loss, reason = "label numbers are far below 2^24")]
         let data = match &self.pixels {
             Pixels::U8(pixels) => pixels[range].iter().map(|&v| f32::from(v)).collect(),
             Pixels::U16(pixels) => pixels[range].iter().map(|&v| f32::from(v)).collect(),

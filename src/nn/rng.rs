@@ -23,7 +23,6 @@ fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
         }
         let product = |i: usize, word: u32| u64::from(MULTIPLIERS[i]) * u64::from(word);
         let (a, b) = (product(0, counter[0]), product(1, counter[2]));
-        #[expect(clippy::cast_possible_truncation, reason = "the low halves are wanted")]
         let (low_a, low_b) = (a as u32, b as u32);
         counter = [(b >> 32) as u32 ^ counter[1] ^ key[0], low_b, (a >> 32) as u32 ^ counter[3] ^ key[1], low_a];
     }
@@ -38,7 +37,6 @@ impl Rng {
         named.extend_from_slice(purpose.as_bytes());
         let hash = blake3::hash(&named);
         let word = |i: usize| u32::from_le_bytes(hash.as_bytes()[4 * i..4 * i + 4].try_into().expect("four bytes"));
-        #[expect(clippy::cast_possible_truncation, reason = "split in two words")]
         let (low, high) = (counter as u32, (counter >> 32) as u32);
         Self { key: [word(0), word(1)], counter: [0, 0, low, high], block: [0; 4], used: 4, spare_normal: None }
     }
@@ -60,7 +58,6 @@ impl Rng {
     /// Uniform in [0, 1), 53 random bits.
     pub fn uniform(&mut self) -> f64 {
         let bits = (u64::from(self.bits()) << 32 | u64::from(self.bits())) >> 11;
-        #[expect(clippy::cast_precision_loss, reason = "53 bits fit exactly")]
         let value = bits as f64 * 2f64.powi(-53);
         value
     }
