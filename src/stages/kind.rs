@@ -59,7 +59,7 @@ pub trait StageKind: Sync + 'static {
     /// Parameters that say how far the work goes, not what it is (`epochs`): checkpoints are shared among their values.
     const EXTENT: &'static [&'static str] = &[];
 
-    /// The input ports. `params`: `None` when listing the kind (then the ports that do not depend on parameters).
+    /// The input ports. `params`: `None` when listing the kind (then every port that there can be).
     fn inputs(params: Option<&Self::Params>) -> Vec<Input>;
 
     /// The output ports; likewise.
@@ -138,7 +138,11 @@ impl<K: StageKind> AnyStage for Erased<K> {
     fn parse(&self, table: Spanned<DeValue<'_>>) -> Result<Value, Box<toml::de::Error>> {
         use serde::de::IntoDeserializer;
         let params = K::Params::deserialize(table.into_deserializer()).map_err(Box::new)?;
-        Ok(serde_json::to_value(params).expect("parameters are plain data"))
+        let value = serde_json::to_value(params).expect("parameters are plain data");
+        // JSON has no infinite numbers: what does not come back is refused here, so that `params` below cannot fail.
+        serde_json::from_value::<K::Params>(value.clone())
+            .map_err(|error| Box::new(serde::de::Error::custom(format!("a number is out of range: {error}"))))?;
+        Ok(value)
     }
 
     fn inputs(&self, value: Option<&Value>) -> Vec<Input> {

@@ -15,4 +15,4 @@ pub use context::{Context, Host, Item, ItemResult, Progress};
 pub use error::StageError;
 pub use kind::{AnyStage, Checked, Problem, StageKind};
 pub use port::{Arity, Facts, FileInput, Input, InputFacts, Inputs, Output, OutputFacts, Outputs};
-pub use registry::{find, registry};
+pub use registry::{erased, find, registry};

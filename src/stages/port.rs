@@ -17,6 +17,9 @@ pub enum Arity {
     Optional,
     /// A list of one or more, in the order of the pipeline; a group in it stands for its members in order.
     Many,
+    /// A table of names, each with one thing: `inputs = { image = "cells" }`. Every name is a port of its own for the stage,
+    /// here `inputs.image`.
+    Named,
 }
 
 /// An input port.
@@ -53,6 +56,12 @@ impl Input {
     #[must_use]
     pub fn many(name: &str, kind: ArtifactType, about: &str) -> Self {
         Self::new(name, &[kind], Arity::Many, about)
+    }
+
+    /// A table of names, each with an artifact of any of these types.
+    #[must_use]
+    pub fn named(name: &str, kinds: &[ArtifactType], about: &str) -> Self {
+        Self::new(name, kinds, Arity::Named, about)
     }
 
     /// A port that takes files from outside the store.

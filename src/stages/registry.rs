@@ -5,8 +5,8 @@ use std::marker::PhantomData;
 use super::kind::{AnyStage, Erased, StageKind};
 
 /// A stage kind as plain data.
-#[expect(dead_code, reason = "no kinds are registered yet")]
-const fn erased<K: StageKind>() -> &'static dyn AnyStage {
+#[must_use]
+pub const fn erased<K: StageKind>() -> &'static dyn AnyStage {
     &Erased::<K>(PhantomData)
 }
 
