@@ -1,0 +1,81 @@
+//! The layers of `src/lib.rs` hold: a module imports only modules that stand below it in the crate's table.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|suffix| suffix == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// The layers in order, the highest first, from the table in the crate's documentation.
+fn layers(root: &Path) -> Vec<String> {
+    let text = fs::read_to_string(root.join("src/lib.rs")).unwrap();
+    let rows = text.lines().filter_map(|line| line.strip_prefix("//! | [`")?.split('`').next());
+    rows.map(str::to_owned).collect()
+}
+
+/// The first names behind a `crate::`, be it a path or a list in braces.
+fn first_names(rest: &str) -> Vec<String> {
+    let word = |text: &str| text.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+    let Some(list) = rest.strip_prefix('{') else { return vec![word(rest)] };
+    let (mut depth, mut name, mut names) = (0, String::new(), Vec::new());
+    for letter in list.chars() {
+        match letter {
+            '{' => depth += 1,
+            '}' if depth == 0 => break,
+            '}' => depth -= 1,
+            ',' if depth == 0 => names.push(word(&std::mem::take(&mut name))),
+            _ if depth == 0 => name.push(letter),
+            _ => {}
+        }
+    }
+    names.push(word(&name));
+    names
+}
+
+#[test]
+fn imports_point_down() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let layers = layers(root);
+    assert_eq!(layers.len(), 14, "{layers:?}");
+    let mut files = Vec::new();
+    sources(&root.join("src"), &mut files);
+    let (mut upward, mut seen) = (Vec::new(), 0);
+    for file in files {
+        let relative = file.strip_prefix(root.join("src")).unwrap();
+        let module = relative.components().next().unwrap().as_os_str().to_str().unwrap();
+        let Some(own) = layers.iter().position(|layer| layer == module) else { continue };
+        let text = fs::read_to_string(&file).unwrap();
+        let code: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+        let code = code.join("\n");
+        for (at, matched) in code.match_indices("crate::") {
+            for name in first_names(&code[at + matched.len()..]) {
+                seen += 1;
+                if layers.iter().position(|layer| *layer == name).is_some_and(|other| other < own) {
+                    upward.push(format!("{}: {module} imports {name}", relative.display()));
+                }
+            }
+        }
+    }
+    assert!(seen > 30, "only {seen} imports found: is the pattern right?");
+    assert!(upward.is_empty(), "imports that point up:\n{}", upward.join("\n"));
+}
+
+#[test]
+fn the_tree_and_the_documents_name_the_same_layers() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let architecture = fs::read_to_string(root.join("docs/architecture.md")).unwrap();
+    for layer in layers(root) {
+        assert!(root.join("src").join(&layer).join("mod.rs").exists(), "no folder for `{layer}`");
+        assert!(architecture.contains(&format!("`src/{layer}`")), "docs/architecture.md does not name `src/{layer}`");
+    }
+}
