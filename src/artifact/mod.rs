@@ -5,6 +5,7 @@
 
 mod cells;
 mod error;
+mod fields;
 mod figures;
 mod table;
 
@@ -14,6 +15,7 @@ use crate::store::{Blobs, Digest, Tree, TreeEntry};
 
 pub use cells::{CellImage, Cells, CellsDescription, CellsWriter};
 pub use error::ArtifactError;
+pub use fields::{Fields, FieldsDescription, FieldsWriter, LabelImage, Labels, LabelsWriter};
 pub use figures::{Figure, FigureSet};
 pub use table::{Column, Table};
 
@@ -21,9 +23,9 @@ pub use table::{Column, Table};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ArtifactType {
-    /// Fields of view: 3D images of many cells, perhaps with label images beside them.
+    /// Fields of view, 3D images of many cells: [`Fields`].
     Fields,
-    /// Label images of fields of view: nuclei and cells.
+    /// Label images of fields of view, nuclei and cells: [`Labels`].
     Labels,
     /// Images of single cells and a table with a row a cell: [`Cells`].
     Cells,

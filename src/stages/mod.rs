@@ -7,9 +7,12 @@
 
 mod context;
 mod error;
+mod import_fields;
 mod kind;
 mod port;
 mod registry;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use context::{Context, Host, Item, ItemResult, Progress};
 pub use error::StageError;

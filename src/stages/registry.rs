@@ -2,7 +2,10 @@
 
 use std::marker::PhantomData;
 
-use super::kind::{AnyStage, Erased, StageKind};
+use super::{
+    import_fields,
+    kind::{AnyStage, Erased, StageKind},
+};
 
 /// A stage kind as plain data.
 #[must_use]
@@ -11,9 +14,7 @@ pub const fn erased<K: StageKind>() -> &'static dyn AnyStage {
 }
 
 /// All stage kinds, in the order in which a pipeline uses them.
-static REGISTRY: &[&dyn AnyStage] = &[
-    // one line a kind: erased::<simulate::Simulate>(),
-];
+static REGISTRY: &[&dyn AnyStage] = &[erased::<import_fields::ImportFields>()];
 
 /// All stage kinds, in the order in which a pipeline uses them.
 #[must_use]

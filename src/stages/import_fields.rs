@@ -1,0 +1,292 @@
+//! `import-fields`: fields of view, and labels from elsewhere, out of TIFF files.
+
+use std::collections::BTreeSet;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::{
+    Arity, Checked, Context, Facts, FileInput, Input, InputFacts, Inputs, Item, Output, Outputs, Problem, StageError,
+    StageKind,
+};
+use crate::{
+    artifact::{ArtifactType, Fields, FieldsDescription, FieldsWriter, LabelImage, LabelsWriter, Table},
+    image::{ImageError, Volume, ome_tiff},
+};
+
+/// The stage kind.
+pub(super) struct ImportFields;
+
+/// Parameters of `import-fields`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Params {
+    /// The channels' names, in the order in which the files hold them; absent: as the files name them. `membrane` and `dna` are
+    /// needed to find cells, `structure` is the tagged structure; others are kept.
+    #[serde(default)]
+    pub channels: Option<Vec<String>>,
+    /// Size of a voxel in µm: z, y, x; absent: as the files say. Give it where the files are wrong.
+    #[serde(default)]
+    pub voxel_size: Option<[f64; 3]>,
+    /// What the label files hold, in their order: `nucleus` and `cell`, or only `nucleus` (cells are then found from these nuclei).
+    #[serde(default = "label_channels")]
+    pub label_channels: Vec<String>,
+    /// The name of the data set.
+    #[serde(default)]
+    pub dataset: String,
+    /// The tagged structure in the channel `structure`.
+    #[serde(default)]
+    pub structure: String,
+}
+
+fn label_channels() -> Vec<String> {
+    vec!["nucleus".to_owned(), "cell".to_owned()]
+}
+
+const IMAGE: &str = "image.ome.tif";
+
+impl StageKind for ImportFields {
+    type Params = Params;
+
+    const NAME: &'static str = "import-fields";
+    const VERSION: u32 = 1;
+    const ABOUT: &'static str = "reads fields of view (OME-TIFF, ImageJ and plain TIFF), and labels from elsewhere";
+
+    fn inputs(_: Option<&Params>) -> Vec<Input> {
+        vec![
+            Input::files("files", Arity::Many, "TIFF files, one a field"),
+            Input::files("labels", Arity::Optional, "label images from elsewhere, one a field, in the same order"),
+        ]
+    }
+
+    fn outputs(_: Option<&Params>) -> Vec<Output> {
+        vec![
+            Output::data("fields", ArtifactType::Fields, "the fields"),
+            Output::data("labels", ArtifactType::Labels, "the labels from elsewhere; empty when none are given"),
+        ]
+    }
+
+    fn check(params: &Params, _: &InputFacts) -> Checked {
+        let mut problems = Vec::new();
+        if let Some(channels) = &params.channels {
+            let distinct: BTreeSet<_> = channels.iter().collect();
+            if channels.is_empty() || distinct.len() != channels.len() || distinct.iter().any(|name| name.is_empty()) {
+                problems.push(Problem::with("channels", "channels need distinct names, at least one"));
+            }
+        }
+        if let Some(voxel) = params.voxel_size
+            && !voxel.iter().all(|length| length.is_finite() && *length > 0.0)
+        {
+            problems.push(Problem::with("voxel-size", "a voxel's size must be above 0 µm"));
+        }
+        let known = |names: &[&str]| params.label_channels == names;
+        if !(known(&["nucleus", "cell"]) || known(&["cell", "nucleus"]) || known(&["nucleus"])) {
+            problems.push(
+                Problem::with("label-channels", "label files hold `nucleus` and `cell`, in either order, or `nucleus`")
+                    .help("write `label-channels = [\"nucleus\", \"cell\"]`"),
+            );
+        }
+        let fields = Facts { dimensions: Some(3), channels: params.channels.clone(), ..Facts::default() };
+        Checked { problems, outputs: [("fields".to_owned(), fields)].into() }
+    }
+
+    fn run(params: &Params, inputs: &Inputs, context: &Context) -> Result<Outputs, StageError> {
+        let files = inputs.files("files");
+        let label_files = inputs.files("labels");
+        if files.is_empty() {
+            return Err(StageError::bad_input("no field is given"));
+        }
+        if !label_files.is_empty() && label_files.len() != files.len() {
+            return Err(StageError::bad_input(format!("{} label files for {} fields", label_files.len(), files.len()))
+                .with_help("give one label file a field, in the same order"));
+        }
+        let ids = field_ids(files);
+
+        let settings = json!({ "channels": params.channels, "voxel-size": params.voxel_size });
+        let items: Vec<Item> =
+            files.iter().map(|file| Item { inputs: vec![file.digest], parameters: settings.clone() }).collect();
+        let images = context.map("fields", &items, |index| {
+            let file = &files[index];
+            let bytes = field(params, &file.read()?).map_err(|error| in_file(file, &error))?;
+            Ok(vec![(IMAGE.to_owned(), bytes)])
+        })?;
+
+        let text = |value: &str| vec![value.to_owned(); files.len()];
+        let table = Table::new()
+            .with("field_id", ids.clone())
+            .with("dataset", text(&params.dataset))
+            .with("structure", text(&params.structure))
+            .with("source", files.iter().map(|file| file.name.clone()).collect::<Vec<_>>());
+        let entry = |result: &super::ItemResult| result.get(IMAGE).expect("every item gives an image").clone();
+
+        // All files must hold the same channels; those of the first one stand for all, and the others are held against it.
+        let first = ome_tiff::read(&context.blobs().get(&entry(&images[0]).digest)?)?;
+        let mut writer = FieldsWriter::new(FieldsDescription { channels: first.channels }, context.blobs());
+        for (id, image) in ids.iter().zip(&images) {
+            writer.link(id, &entry(image));
+        }
+        let fields_artifact = writer.finish(&table)?;
+        let fields = Fields::open(&fields_artifact, context.blobs())?;
+
+        let settings = json!({ "label-channels": params.label_channels, "voxel-size": params.voxel_size });
+        let items: Vec<Item> = label_files
+            .iter()
+            .enumerate()
+            .map(|(index, file)| {
+                Ok(Item { inputs: vec![file.digest, fields.entry(index)?.digest], parameters: settings.clone() })
+            })
+            .collect::<Result<_, StageError>>()?;
+        let label_images = context.map("label images", &items, |index| {
+            let file = &label_files[index];
+            let of = fields.image(index)?;
+            let bytes = labels(params, &file.read()?, of.size, of.voxel_um.expect("fields say their voxel size"))
+                .map_err(|error| in_file(file, &error))?;
+            Ok(vec![(IMAGE.to_owned(), bytes)])
+        })?;
+        let mut writer = LabelsWriter::new(context.blobs());
+        for (id, image) in ids.iter().zip(&label_images) {
+            writer.link(id, &entry(image));
+        }
+        let labels_artifact = writer.finish()?;
+        Ok([("fields".to_owned(), fields_artifact), ("labels".to_owned(), labels_artifact)].into())
+    }
+}
+
+fn in_file(file: &FileInput, error: &ImageError) -> StageError {
+    StageError::bad_input(format!("`{}`: {error}", file.name))
+}
+
+/// The file's stem, made fit for a file name; a number behind it where two files have the same.
+fn field_ids(files: &[FileInput]) -> Vec<String> {
+    let mut taken = BTreeSet::new();
+    let mut ids = Vec::new();
+    for file in files {
+        let lower = file.name.to_lowercase();
+        let suffix = [".ome.tiff", ".ome.tif", ".tiff", ".tif"].into_iter().find(|suffix| lower.ends_with(suffix));
+        let stem = &file.name[..file.name.len() - suffix.map_or(0, str::len)];
+        let fit = |c: char| if c.is_ascii_alphanumeric() || "-_".contains(c) { c } else { '-' };
+        let stem: String = stem.chars().map(fit).collect();
+        let stem = if stem.is_empty() { "field".to_owned() } else { stem };
+        let numbered = (2..).map(|number| format!("{stem}-{number}"));
+        let id = std::iter::once(stem.clone()).chain(numbered).find(|id| !taken.contains(id)).expect("numbers go on");
+        taken.insert(id.clone());
+        ids.push(id);
+    }
+    ids
+}
+
+/// One field: read, its channels and voxels named as asked, written again.
+fn field(params: &Params, bytes: &[u8]) -> Result<Vec<u8>, ImageError> {
+    let mut stack = ome_tiff::read(bytes)?;
+    if let Some(channels) = &params.channels {
+        if channels.len() != stack.channels.len() {
+            return Err(ImageError::Shape(format!(
+                "it holds {} channels, `channels` names {}",
+                stack.channels.len(),
+                channels.len()
+            )));
+        }
+        stack.channels.clone_from(channels);
+    }
+    stack.voxel_um = params.voxel_size.or(stack.voxel_um);
+    if stack.voxel_um.is_none() {
+        return Err(ImageError::Shape("it does not say the size of its voxels: give `voxel-size`".to_owned()));
+    }
+    ome_tiff::write(&stack)
+}
+
+/// Labels of one field of this size.
+fn labels(params: &Params, bytes: &[u8], size: [usize; 3], voxel_um: [f64; 3]) -> Result<Vec<u8>, ImageError> {
+    let stack = ome_tiff::read(bytes)?;
+    if stack.size != size {
+        return Err(ImageError::Shape(format!("the labels are {:?} voxels large, the field {size:?}", stack.size)));
+    }
+    let names = &params.label_channels;
+    if names.len() != stack.channels.len() {
+        return Err(ImageError::Shape(format!(
+            "it holds {} channels, `label-channels` names {}",
+            stack.channels.len(),
+            names.len()
+        )));
+    }
+    let channel = |name: &str| names.iter().position(|n| n == name).map(|index| stack.channel_u32(index)).transpose();
+    LabelImage {
+        nucleus: channel("nucleus")?.unwrap_or_else(|| Volume::filled(size, 0)),
+        cell: channel("cell")?.unwrap_or_else(|| Volume::filled(size, 0)),
+        voxel_um,
+    }
+    .encode()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        artifact::Labels,
+        image::{Pixels, Stack},
+        stages::testing::MemoryHost,
+        store::Digest,
+    };
+
+    fn params(text: &str) -> Params {
+        toml::from_str(text).unwrap()
+    }
+
+    fn file(folder: &std::path::Path, name: &str, channels: usize) -> FileInput {
+        let stack = Stack {
+            channels: (0..channels).map(|c| format!("c{c}")).collect(),
+            size: [2, 3, 4],
+            voxel_um: Some([1.0; 3]),
+            pixels: Pixels::U16((0..24 * u16::try_from(channels).unwrap()).collect()),
+        };
+        let bytes = ome_tiff::write(&stack).unwrap();
+        let path = folder.join(name);
+        std::fs::write(&path, &bytes).unwrap();
+        FileInput { name: name.to_owned(), path, digest: Digest::of(&bytes) }
+    }
+
+    #[test]
+    fn fields_and_labels_are_read_and_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let host = MemoryHost::default();
+        let mut inputs = Inputs::default();
+        inputs
+            .files
+            .insert("files".into(), vec![file(folder.path(), "a b.ome.tif", 2), file(folder.path(), "a-b.tiff", 2)]);
+        inputs.files.insert("labels".into(), vec![file(folder.path(), "la.tif", 1), file(folder.path(), "lb.tif", 1)]);
+        let params = params(
+            "channels = ['membrane', 'dna']\nvoxel-size = [0.3, 0.2, 0.2]\ndataset = 'd'\nlabel-channels = ['nucleus']",
+        );
+        let outputs = ImportFields::run(&params, &inputs, &Context::new(&host)).unwrap();
+        let fields = Fields::open(&outputs["fields"], &host.blobs).unwrap();
+        assert_eq!(fields.ids(), ["a-b", "a-b-2"]);
+        let image = fields.image(1).unwrap();
+        assert_eq!(image.voxel_um, Some([0.3, 0.2, 0.2]));
+        assert_eq!(image.pixels, Pixels::U16((0..48).collect()));
+        let labels = Labels::open(&outputs["labels"], &host.blobs).image("a-b-2").unwrap().unwrap();
+        assert_eq!(labels.nucleus.data, (0..24).collect::<Vec<u32>>());
+        assert!(labels.cell.data.iter().all(|&label| label == 0));
+        assert_eq!(labels.voxel_um, [0.3, 0.2, 0.2]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let host = MemoryHost::default();
+        let mut inputs = Inputs::default();
+        inputs.files.insert("files".into(), vec![file(folder.path(), "odd.tif", 3)]);
+        let run = |inputs: &Inputs| {
+            ImportFields::run(&params("channels = ['membrane', 'dna']"), inputs, &Context::new(&host))
+                .unwrap_err()
+                .to_string()
+        };
+        let message = run(&inputs);
+        assert!(message.contains("odd.tif") && message.contains("3 channels"), "{message}");
+        inputs.files.insert("labels".into(), vec![file(folder.path(), "a.tif", 1), file(folder.path(), "b.tif", 1)]);
+        assert!(run(&inputs).contains("2 label files for 1 fields"));
+
+        let bad = params("channels = ['dna', 'dna']\nvoxel-size = [0, 1, 1]\nlabel-channels = ['cell']");
+        assert_eq!(ImportFields::check(&bad, &InputFacts::new()).problems.len(), 3);
+    }
+}
