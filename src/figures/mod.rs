@@ -1,1 +1,3 @@
 //! Plots, galleries and the report.
+
+pub mod gallery;
