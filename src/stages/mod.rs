@@ -6,11 +6,17 @@
 //! To add a kind: write a file with a type that implements [`StageKind`], and name it in [`registry`].
 
 mod context;
+mod controls;
+mod each_cell;
 mod error;
+mod id_hash;
 mod import_fields;
 mod kind;
+mod normalize;
 mod port;
+mod project;
 mod registry;
+mod split;
 #[cfg(test)]
 pub(crate) mod testing;
 

@@ -3,8 +3,9 @@
 use std::marker::PhantomData;
 
 use super::{
-    import_fields,
+    controls, import_fields,
     kind::{AnyStage, Erased, StageKind},
+    normalize, project, split,
 };
 
 /// A stage kind as plain data.
@@ -14,7 +15,13 @@ pub const fn erased<K: StageKind>() -> &'static dyn AnyStage {
 }
 
 /// All stage kinds, in the order in which a pipeline uses them.
-static REGISTRY: &[&dyn AnyStage] = &[erased::<import_fields::ImportFields>()];
+static REGISTRY: &[&dyn AnyStage] = &[
+    erased::<import_fields::ImportFields>(),
+    erased::<normalize::Normalize>(),
+    erased::<project::Project>(),
+    erased::<controls::Controls>(),
+    erased::<split::Split>(),
+];
 
 /// All stage kinds, in the order in which a pipeline uses them.
 #[must_use]
