@@ -1,3 +1,4 @@
 //! Plots, galleries and the report.
 
 pub mod gallery;
+pub mod plot;
