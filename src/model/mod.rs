@@ -3,6 +3,7 @@
 mod architecture;
 pub mod artifact;
 mod error;
+pub mod import;
 mod parameters;
 
 pub use architecture::{Architecture, ModelKind, ParameterShape, check_sizes};
