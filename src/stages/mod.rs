@@ -19,6 +19,7 @@ mod registry;
 mod split;
 #[cfg(test)]
 pub(crate) mod testing;
+mod weights;
 
 pub use context::{Context, Host, Item, ItemResult, Progress};
 pub use error::StageError;

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use super::{
     controls, import_fields,
     kind::{AnyStage, Erased, StageKind},
-    normalize, project, split,
+    normalize, project, split, weights,
 };
 
 /// A stage kind as plain data.
@@ -21,6 +21,7 @@ static REGISTRY: &[&dyn AnyStage] = &[
     erased::<project::Project>(),
     erased::<controls::Controls>(),
     erased::<split::Split>(),
+    erased::<weights::Weights>(),
 ];
 
 /// All stage kinds, in the order in which a pipeline uses them.
