@@ -1,5 +1,11 @@
 //! The pipeline as a graph of stage instances.
 
+mod build;
 mod instance;
+mod select;
+#[cfg(test)]
+mod tests;
 
+pub use build::{build, load};
 pub use instance::{Graph, Instance, Source};
+pub use select::SelectorError;

@@ -1,0 +1,307 @@
+//! TOML with spans, and what overrides it: a profile, then each `--set`.
+
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::{
+    error::{SpecError, did_you_mean, listed},
+    reference::is_name,
+    source::{Sources, Span},
+};
+
+pub(super) type Node<'t> = Spanned<DeValue<'t>>;
+pub(super) type Table<'t> = DeTable<'t>;
+pub(super) type Key<'t> = Spanned<std::borrow::Cow<'t, str>>;
+
+pub(super) fn key(name: &str, span: &Span) -> Key<'static> {
+    Spanned::new(span.clone(), name.to_owned().into())
+}
+
+/// What stands on the command line beside the pipeline's path.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// `stage.key=value`, in order: a later one wins.
+    pub sets: Vec<String>,
+    /// The profile of the pipeline to apply, before the sets.
+    pub profile: Option<String>,
+}
+
+/// Entries in the order of the text.
+pub(super) fn in_order<'a, 't>(table: &'a Table<'t>) -> Vec<(&'a Key<'t>, &'a Node<'t>)> {
+    let mut entries: Vec<_> = table.iter().collect();
+    entries.sort_by_key(|(key, _)| key.span().start);
+    entries
+}
+
+pub(super) fn names<'a>(table: &'a Table<'_>) -> impl Iterator<Item = &'a str> {
+    table.keys().map(|key| key.get_ref().as_ref())
+}
+
+/// Moves every span by `offset`.
+fn shift(node: Node<'_>, offset: usize) -> Node<'_> {
+    let span = node.span().start + offset..node.span().end + offset;
+    let value = match node.into_inner() {
+        DeValue::Table(table) => DeValue::Table(shift_table(table, offset)),
+        // An array can only be changed in place.
+        DeValue::Array(mut array) => {
+            for item in array.iter_mut() {
+                let moved = shift(std::mem::replace(item, Spanned::new(0..0, DeValue::Boolean(false))), offset);
+                *item = moved;
+            }
+            DeValue::Array(array)
+        }
+        scalar => scalar,
+    };
+    Spanned::new(span, value)
+}
+
+fn shift_table(table: Table<'_>, offset: usize) -> Table<'_> {
+    table
+        .into_iter()
+        .map(|(key, value)| {
+            let span = key.span().start + offset..key.span().end + offset;
+            (Spanned::new(span, key.into_inner()), shift(value, offset))
+        })
+        .collect()
+}
+
+/// Parses `text` as TOML, all spans moved by `offset`.
+fn parse(text: &str, offset: usize) -> (Table<'_>, Vec<toml::de::Error>) {
+    let (table, errors) = DeTable::parse_recoverable(text);
+    (shift_table(table.into_inner(), offset), errors)
+}
+
+fn syntax(error: &toml::de::Error, offset: usize, length: usize, label: &str) -> SpecError {
+    let span = error.span().unwrap_or(0..0);
+    let span = span.start.min(length) + offset..span.end.min(length) + offset;
+    SpecError::new("syntax", error.message().to_owned()).label(&span, label)
+}
+
+/// Tables are merged key by key; everything else is replaced.
+fn merge<'t>(into: &mut Table<'t>, from: Table<'t>) {
+    for (key, value) in from {
+        let name = key.get_ref().to_string();
+        match (into.remove_entry(name.as_str()), value.get_ref()) {
+            (Some((old_key, old)), DeValue::Table(_)) if old.get_ref().is_table() => {
+                let (DeValue::Table(mut merged), span) = (old.get_ref().clone(), old.span()) else { unreachable!() };
+                let DeValue::Table(new) = value.into_inner() else { unreachable!() };
+                merge(&mut merged, new);
+                into.insert(old_key, Spanned::new(span, DeValue::Table(merged)));
+            }
+            _ => {
+                into.insert(key, value);
+            }
+        }
+    }
+}
+
+/// The table `name` of `table`; an error when it is something else.
+fn sub_table<'a, 't>(table: &'a Table<'t>, name: &str, errors: &mut Vec<SpecError>) -> Option<&'a Table<'t>> {
+    let (_, node) = table.get_key_value(name)?;
+    let found = node.get_ref().as_table();
+    if found.is_none() {
+        errors.push(not_a_table(name, node));
+    }
+    found
+}
+
+pub(super) fn not_a_table(name: &str, node: &Node) -> SpecError {
+    SpecError::new("wrong-type", format!("`{name}` must be a table"))
+        .label(&node.span(), format!("{} stands here", type_name(node.get_ref())))
+}
+
+/// What people call a value of this type.
+pub(super) fn type_name(value: &DeValue) -> &'static str {
+    match value {
+        DeValue::String(_) => "text",
+        DeValue::Integer(_) => "a whole number",
+        DeValue::Float(_) => "a number",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}
+
+/// The texts: the pipeline's own, then each `--set`.
+pub(super) fn sources(name: &str, text: &str, overrides: &Overrides) -> Sources {
+    let mut sources = Sources::default();
+    sources.add(name, text);
+    for set in &overrides.sets {
+        sources.add("--set", set.as_str());
+    }
+    sources
+}
+
+/// Reads the texts and applies the overrides.
+pub(super) fn read<'t>(sources: &'t Sources, profile: Option<&str>, errors: &mut Vec<SpecError>) -> Table<'t> {
+    let mut texts = sources.texts();
+    let (offset, text) = texts.next().expect("the pipeline's own text");
+    let (mut table, mistakes) = parse(text, offset);
+    for error in &mistakes {
+        errors.push(duplicate_stage(&table, sources, error).unwrap_or_else(|| syntax(error, offset, text.len(), "")));
+    }
+
+    for (key, _) in in_order(&table) {
+        let name = key.get_ref().as_ref();
+        let known = ["pipeline", "stages", "profiles"];
+        if !known.contains(&name) {
+            errors.push(
+                SpecError::new("unknown-key", format!("unknown table `{name}`"))
+                    .label(&key.span(), "not a part of a pipeline")
+                    .help(format!("a pipeline has {}", listed(known)))
+                    .help_maybe(did_you_mean(name, known)),
+            );
+        }
+    }
+
+    apply_profile(&mut table, profile, errors);
+    for (offset, set) in texts {
+        match parse_set(set, offset) {
+            Ok(set) => apply(&mut table, set, "--set", errors),
+            Err(error) => errors.push(error),
+        }
+    }
+    table
+}
+
+/// The error of a stage that is defined again, with both places.
+fn duplicate_stage(table: &Table, sources: &Sources, error: &toml::de::Error) -> Option<SpecError> {
+    let span = error.span().filter(|_| error.message() == "duplicate key")?;
+    let name = sources.text(&span)?;
+    let (first, _) = table.get("stages")?.get_ref().as_table()?.get_key_value(name)?;
+    (first.span().end <= span.start).then(|| {
+        SpecError::new("duplicate-stage", format!("there are two stages named `{name}`"))
+            .label(&span, "the second")
+            .label(&first.span(), "the first")
+    })
+}
+
+fn apply_profile(table: &mut Table, wanted: Option<&str>, errors: &mut Vec<SpecError>) {
+    let empty = Table::new();
+    let profiles = sub_table(table, "profiles", errors).unwrap_or(&empty).clone();
+    let mut found = false;
+    for (key, node) in in_order(&profiles) {
+        let name = key.get_ref().as_ref();
+        let Some(profile) = node.get_ref().as_table() else {
+            errors.push(not_a_table(name, node));
+            continue;
+        };
+        let mut changes = Table::new();
+        for (key, node) in in_order(profile) {
+            match (key.get_ref().as_ref(), node.get_ref()) {
+                ("pipeline", _) => {
+                    changes.insert(key.clone(), node.clone());
+                }
+                ("stages", DeValue::Table(stages)) => changes.extend(stages.clone()),
+                ("stages", _) => errors.push(not_a_table("stages", node)),
+                (other, _) => errors.push(
+                    SpecError::new("unknown-key", format!("unknown key `{other}` in profile `{name}`"))
+                        .label(&key.span(), "not a part of a profile")
+                        .help(format!("changes of a stage stand in `[profiles.{name}.stages.STAGE]`")),
+                ),
+            }
+        }
+        if wanted == Some(name) {
+            found = true;
+            apply(table, changes, "the profile", errors);
+        } else {
+            // A profile that is not used is still held to name stages that exist.
+            apply(&mut table.clone(), changes, "the profile", errors);
+        }
+    }
+    if let Some(wanted) = wanted.filter(|_| !found) {
+        let known: Vec<&str> = names(&profiles).collect();
+        let help = if known.is_empty() {
+            "this pipeline has no profiles; one is made of tables `[profiles.NAME.stages.STAGE]`".to_owned()
+        } else {
+            format!("this pipeline has {}", listed(known.iter().copied()))
+        };
+        errors.push(
+            SpecError::new("unknown-profile", format!("there is no profile `{wanted}`"))
+                .help(help)
+                .help_maybe(did_you_mean(wanted, known)),
+        );
+    }
+}
+
+/// `changes`: a table for each stage, and perhaps `pipeline`.
+fn apply<'t>(table: &mut Table<'t>, changes: Table<'t>, by: &str, errors: &mut Vec<SpecError>) {
+    let empty = Table::new();
+    let stages = table.get("stages").and_then(|stages| stages.get_ref().as_table()).unwrap_or(&empty);
+    let mut to_stages = Table::new();
+    let mut to_pipeline = Table::new();
+    for (key, node) in changes {
+        let name = key.get_ref().to_string();
+        if !node.get_ref().is_table() {
+            errors.push(not_a_table(&name, &node));
+        } else if stages.contains_key(name.as_str()) {
+            to_stages.insert(key, node);
+        } else if name == "pipeline" {
+            to_pipeline.insert(key, node);
+        } else {
+            errors.push(
+                SpecError::new("unknown-stage", format!("{by} names a stage `{name}`, which is not in the pipeline"))
+                    .label(&key.span(), "no such stage")
+                    .help(format!("the stages are {}", listed(names(stages))))
+                    .help_maybe(did_you_mean(&name, names(stages))),
+            );
+        }
+    }
+    merge(table, to_pipeline);
+    if !to_stages.is_empty() {
+        merge(table, Table::from_iter([(key("stages", &(0..0)), Spanned::new(0..0, DeValue::Table(to_stages)))]));
+    }
+}
+
+/// `stage.key=value` as nested tables. A value that is no TOML is text.
+fn parse_set(set: &str, offset: usize) -> Result<Table<'_>, SpecError> {
+    let whole = offset..offset + set.len();
+    let malformed = |message: &str, span: &Span| {
+        SpecError::new("bad-set", message)
+            .label(span, "")
+            .help("for example `--set training.epochs=30` or `--set training.matrix.beta=[0, 0.5, 1]`")
+    };
+    let Some((path, value)) = set.split_once('=') else {
+        return Err(malformed("`--set` needs `stage.key=value`", &whole));
+    };
+    let (mut table, errors) = parse(set, offset);
+    if let Some(error) = errors.first() {
+        if value.trim_start().starts_with(['[', '{', '"', '\'']) {
+            return Err(syntax(error, offset, set.len(), "in this value"));
+        }
+        table = bare_word(path, value, offset).ok_or_else(|| syntax(error, offset, set.len(), ""))?;
+    }
+    for (key, node) in in_order(&table) {
+        if !node.get_ref().is_table() {
+            return Err(malformed("`--set` needs a stage and a key: `stage.key=value`", &key.span()));
+        }
+    }
+    Ok(table)
+}
+
+/// The tables of a dotted path of plain keys, with `value` as text at its end.
+fn bare_word<'t>(path: &'t str, value: &'t str, offset: usize) -> Option<Table<'t>> {
+    let trimmed = |text: &'t str, offset: usize| {
+        let start = offset + text.len() - text.trim_start().len();
+        (text.trim(), start..start + text.trim().len())
+    };
+    let (word, span) = trimmed(value, offset + path.len() + 1);
+    let mut node = Spanned::new(span, DeValue::String(word.into()));
+    let mut end = path.len();
+    for part in path.rsplit('.') {
+        let (name, span) = trimmed(part, offset + end - part.len());
+        if !is_name(name) {
+            return None;
+        }
+        end = end.saturating_sub(part.len() + 1);
+        let key = Spanned::new(span.clone(), name.into());
+        node = Spanned::new(span, DeValue::Table(Table::from_iter([(key, node)])));
+    }
+    match node.into_inner() {
+        DeValue::Table(table) => Some(table),
+        _ => None,
+    }
+}
