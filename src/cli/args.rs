@@ -1,0 +1,39 @@
+//! Arguments that several subcommands share.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+/// Which pipeline, with which changes, and which of its stages.
+#[derive(Args, Debug)]
+pub struct PipelineArgs {
+    /// The pipeline: a TOML file
+    pub pipeline: PathBuf,
+
+    /// Only these stages and what they need: `shape`, `sweep[beta=0.5]`, `real-*`; without any: all
+    #[arg(value_name = "SELECTOR")]
+    pub selectors: Vec<String>,
+
+    #[command(flatten)]
+    pub changes: ChangeArgs,
+}
+
+/// Changes to a pipeline from the command line.
+#[derive(Args, Debug)]
+pub struct ChangeArgs {
+    /// Set a parameter, an input or a matrix: `shape.epochs=50`, `sweep.matrix.beta=[0.1,0.5]`, `pipeline.seed=2`
+    #[arg(long = "set", value_name = "STAGE.KEY=VALUE")]
+    pub sets: Vec<String>,
+
+    /// Apply `[profiles.NAME]` of the pipeline
+    #[arg(long, value_name = "NAME")]
+    pub profile: Option<String>,
+}
+
+/// Where the store is.
+#[derive(Args, Debug)]
+pub struct StoreArgs {
+    /// The store: where every result is kept, named by its content
+    #[arg(long, value_name = "FOLDER", env = "STATCELL_STORE", default_value = ".statcell")]
+    pub store: PathBuf,
+}
