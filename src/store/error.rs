@@ -31,4 +31,43 @@ pub enum StoreError {
         /// Why.
         reason: String,
     },
+    /// The folder is not a store of a version that can be used.
+    #[error("`{path}` {reason}", path = path.display())]
+    NotAStore {
+        /// The folder.
+        path: PathBuf,
+        /// What it is instead.
+        reason: String,
+    },
+}
+
+impl StoreError {
+    /// The blob that is missing or damaged, if the error is about one.
+    #[must_use]
+    pub fn blob(&self) -> Option<Digest> {
+        match self {
+            Self::Missing(digest) | Self::Damaged(digest) => Some(*digest),
+            _ => None,
+        }
+    }
+
+    /// What the user can do about it, where that is known.
+    #[must_use]
+    pub fn advice(&self) -> Option<&'static str> {
+        match self {
+            Self::Io { source, .. } => match source.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    Some("make room, perhaps with `statcell cache gc`, and run again: finished work is kept")
+                }
+                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                    Some("choose a folder that you may write to, with `--store`")
+                }
+                _ => None,
+            },
+            Self::Missing(_) | Self::Damaged(_) | Self::Malformed { .. } => {
+                Some("run `statcell cache verify`, which removes what is damaged, and run again")
+            }
+            Self::NotAStore { .. } => Some("choose another folder with `--store`"),
+        }
+    }
 }
