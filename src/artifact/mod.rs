@@ -4,6 +4,7 @@
 //! no times, paths or host names inside.
 
 mod cells;
+mod embedding;
 mod error;
 mod fields;
 mod figures;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::store::{Blobs, Digest, Tree, TreeEntry};
 
 pub use cells::{CellImage, Cells, CellsDescription, CellsWriter};
+pub use embedding::{Embedding, EmbeddingDescription, kl_divergence};
 pub use error::ArtifactError;
 pub use fields::{Fields, FieldsDescription, FieldsWriter, LabelImage, Labels, LabelsWriter};
 pub use figures::{Figure, FigureSet};
