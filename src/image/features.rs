@@ -25,6 +25,16 @@ pub struct Features {
 }
 
 impl Features {
+    /// The names, in the order of [`Features::values`].
+    pub const NAMES: [&str; 7] = ["area", "circumference", "sphericity", "median", "mean", "std", "entropy"];
+
+    /// The values as real numbers.
+    #[must_use]
+    pub fn values(&self) -> [f64; 7] {
+        let Self { area, circumference, sphericity, median, mean, std, entropy } = *self;
+        [area as f64, circumference as f64, sphericity, median, mean, std, entropy]
+    }
+
     /// The features of a channel that is zero outside its mask.
     #[must_use]
     pub fn of(image: &Volume<u8>) -> Self {

@@ -9,6 +9,7 @@ mod context;
 mod controls;
 mod each_cell;
 mod error;
+mod features;
 mod id_hash;
 mod import_fields;
 mod kind;

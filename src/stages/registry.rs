@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 
 use super::{
-    controls, import_fields,
+    controls, features, import_fields,
     kind::{AnyStage, Erased, StageKind},
     normalize, project, split, weights,
 };
@@ -22,6 +22,7 @@ static REGISTRY: &[&dyn AnyStage] = &[
     erased::<controls::Controls>(),
     erased::<split::Split>(),
     erased::<weights::Weights>(),
+    erased::<features::Features>(),
 ];
 
 /// All stage kinds, in the order in which a pipeline uses them.
