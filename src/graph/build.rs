@@ -249,8 +249,9 @@ impl<'a> Builder<'a> {
         let stage = &self.stages[target];
         let Some(group) = &self.groups[target] else {
             // The stage's outputs may be known all the same: then a wrong port is worth a word.
-            if let Some(kind) = stage.kind
-                && let Err(error) = port(stage, &kind.outputs(None), reference, connection)
+            let outputs = stage.kind.map(|kind| kind.outputs(None)).unwrap_or_default();
+            if !outputs.is_empty()
+                && let Err(error) = port(stage, &outputs, reference, connection)
                 && error.code == "unknown-port"
             {
                 self.errors.push(error);

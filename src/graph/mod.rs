@@ -1,6 +1,7 @@
 //! The pipeline as a graph of stage instances.
 
 mod build;
+pub mod draw;
 mod instance;
 mod select;
 #[cfg(test)]
