@@ -1,6 +1,6 @@
 //! Stage instances, and what each takes from where.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use petgraph::graph::{DiGraph, NodeIndex};
 use serde_json::Value;
@@ -49,6 +49,9 @@ pub struct Instance {
 pub struct Graph {
     /// The pipeline's name.
     pub pipeline: String,
+    /// What tells the pipeline from others of the same name: the absolute path of its file. Part of no identity; only what
+    /// garbage collection keeps goes by it.
+    pub project: String,
     /// The instances.
     pub instances: Vec<Instance>,
     edges: DiGraph<usize, ()>,
@@ -69,7 +72,15 @@ impl Graph {
                 }
             }
         }
-        Self { pipeline, instances, edges }
+        Self { pipeline, project: String::new(), instances, edges }
+    }
+
+    /// The same graph, of the pipeline in this file.
+    #[must_use]
+    pub fn of_file(mut self, file: &Path) -> Self {
+        let path = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+        self.project = path.to_string_lossy().into_owned();
+        self
     }
 
     /// The instances that `instance` takes from, ascending.

@@ -86,7 +86,7 @@ pub(crate) enum Mode {
 
 /// Writes `bytes` into a new file of no name that matters in `folder`. It is gone again unless it is published.
 pub(crate) fn stage(folder: &Path, bytes: &[u8], mode: Mode) -> Result<NamedTempFile> {
-    let make = || tempfile::Builder::new().prefix("new-").tempfile_in(folder);
+    let make = || tempfile::Builder::new().prefix(".new-").tempfile_in(folder);
     let mut file = match make() {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             create_folder(folder)?;
