@@ -22,9 +22,9 @@ pub enum Outcome {
         /// The exit code that this failure asks for.
         exit_code: u8,
     },
-    /// It was not tried, because an instance that it depends on failed.
+    /// It was not tried, because another instance failed: one that it depends on, or one at which the run stopped.
     Skipped {
-        /// That instance.
+        /// The instance that failed.
         because: String,
     },
     /// The user asked to stop.
