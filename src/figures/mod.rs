@@ -3,3 +3,5 @@
 pub mod features;
 pub mod gallery;
 pub mod plot;
+pub mod rate_distortion;
+pub mod regression;

@@ -14,6 +14,7 @@ mod id_hash;
 mod import_fields;
 mod kind;
 mod normalize;
+mod pca_regression;
 mod port;
 mod project;
 mod registry;

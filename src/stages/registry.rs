@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use super::{
     controls, features, import_fields,
     kind::{AnyStage, Erased, StageKind},
-    normalize, project, split, weights,
+    normalize, pca_regression, project, split, weights,
 };
 
 /// A stage kind as plain data.
@@ -23,6 +23,7 @@ static REGISTRY: &[&dyn AnyStage] = &[
     erased::<split::Split>(),
     erased::<weights::Weights>(),
     erased::<features::Features>(),
+    erased::<pca_regression::PcaRegression>(),
 ];
 
 /// All stage kinds, in the order in which a pipeline uses them.

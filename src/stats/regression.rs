@@ -13,7 +13,7 @@ pub struct LinearFit {
     pub coefficients: Vec<f64>,
 }
 
-/// Fits `response` by a linear function of predictors, each given by its values over the same observations.
+/// Fits each of `responses` by a linear function of predictors; each is given by its values over the same observations.
 ///
 /// Predictors that depend on each other linearly, or do not vary, have no unique coefficients: then those of the smallest norm are
 /// given (as by `scikit-learn` and LAPACK's `gelsd`), through the singular value decomposition of the centred predictors.
@@ -22,33 +22,37 @@ pub struct LinearFit {
 /// finite.
 ///
 /// # Panics
-/// When the lengths differ.
+/// When the lengths differ, or there is no response.
 #[must_use]
-pub fn least_squares(predictors: &[Vec<f64>], response: &[f64]) -> Option<LinearFit> {
-    let (rows, columns) = (response.len(), predictors.len());
-    assert!(predictors.iter().all(|p| p.len() == rows), "predictors and response have different lengths");
-    if rows <= columns || predictors.iter().flatten().chain(response).any(|value| !value.is_finite()) {
+pub fn least_squares(predictors: &[Vec<f64>], responses: &[Vec<f64>]) -> Option<Vec<LinearFit>> {
+    let (rows, columns) = (responses[0].len(), predictors.len());
+    assert!(predictors.iter().chain(responses).all(|values| values.len() == rows), "values of different observations");
+    if rows <= columns || predictors.iter().chain(responses).flatten().any(|value| !value.is_finite()) {
         return None;
     }
-    let response_mean = mean(response);
-    let means: Vec<f64> = predictors.iter().map(|p| mean(p)).collect();
-    if columns == 0 {
-        return Some(LinearFit { intercept: response_mean, coefficients: Vec::new() });
-    }
-    let centred = Mat::from_fn(rows, columns, |row, column| predictors[column][row] - means[column]);
-    let svd = centred.thin_svd().ok()?;
-    let singular: Vec<f64> = svd.S().column_vector().iter().copied().collect();
-    let scale = predictors.iter().flatten().fold(singular[0], |most: f64, value| most.max(value.abs()));
-    let noise = scale * f64::EPSILON * rows as f64;
-    let mut coefficients = vec![0.0; columns];
-    for (index, &value) in singular.iter().enumerate().take_while(|(_, value)| **value > noise) {
-        let along: f64 = svd.U().col(index).iter().zip(response).map(|(u, y)| u * (y - response_mean)).sum();
-        for (coefficient, v) in coefficients.iter_mut().zip(svd.V().col(index).iter()) {
-            *coefficient += v * along / value;
+    let means: Vec<f64> = predictors.iter().map(|values| mean(values)).collect();
+    let mut coefficients = vec![vec![0.0; columns]; responses.len()];
+    if columns > 0 {
+        let centred = Mat::from_fn(rows, columns, |row, column| predictors[column][row] - means[column]);
+        let svd = centred.thin_svd().ok()?;
+        let singular: Vec<f64> = svd.S().column_vector().iter().copied().collect();
+        let scale = predictors.iter().flatten().fold(singular[0], |most: f64, value| most.max(value.abs()));
+        let noise = scale * f64::EPSILON * rows as f64;
+        for (index, &value) in singular.iter().enumerate().take_while(|(_, value)| **value > noise) {
+            for (response, coefficients) in responses.iter().zip(&mut coefficients) {
+                let centre = mean(response);
+                let along: f64 = svd.U().col(index).iter().zip(response).map(|(u, y)| u * (y - centre)).sum();
+                for (coefficient, v) in coefficients.iter_mut().zip(svd.V().col(index).iter()) {
+                    *coefficient += v * along / value;
+                }
+            }
         }
     }
-    let intercept = response_mean - coefficients.iter().zip(&means).map(|(c, m)| c * m).sum::<f64>();
-    Some(LinearFit { intercept, coefficients })
+    let fits = responses.iter().zip(coefficients).map(|(response, coefficients)| LinearFit {
+        intercept: mean(response) - coefficients.iter().zip(&means).map(|(c, m)| c * m).sum::<f64>(),
+        coefficients,
+    });
+    Some(fits.collect())
 }
 
 impl LinearFit {
@@ -93,7 +97,7 @@ mod tests {
 
     #[test]
     fn as_scikit_learn() {
-        let fit = least_squares(&[A[..5].to_vec(), C[..5].to_vec()], &Y[..5]).unwrap();
+        let fit = least_squares(&[A[..5].to_vec(), C[..5].to_vec()], &[Y[..5].to_vec()]).unwrap().remove(0);
         close(&[fit.intercept], &[1.111_764_343_757_694_7]);
         close(&fit.coefficients, &[0.381_217_680_374_292_3, -0.712_878_601_329_722_6]);
         let predicted = fit.predict(&[A.to_vec(), C.to_vec()], 6);
@@ -104,16 +108,16 @@ mod tests {
     fn dependent_and_constant_predictors_share_the_smallest_coefficients() {
         let sum: Vec<f64> = A.iter().zip(B).map(|(a, b)| a + b).collect();
         let predictors = [&A[..5], &B[..5], &sum[..5], &[5.0; 5]].map(<[f64]>::to_vec);
-        let fit = least_squares(&predictors, &Y[..5]).unwrap();
+        let fit = least_squares(&predictors, &[Y[..5].to_vec()]).unwrap().remove(0);
         close(&[fit.intercept], &[-0.501_694_915_254_237_8]);
         close(&fit.coefficients, &[0.322_598_870_056_497_1, -0.125_197_740_112_994_34, 0.197_401_129_943_502_9, 0.0]);
     }
 
     #[test]
     fn too_few_observations_have_no_fit() {
-        assert_eq!(least_squares(&[vec![1.0, 2.0], vec![3.0, 1.0]], &[1.0, 2.0]), None);
-        assert_eq!(least_squares(&[vec![1.0, f64::NAN, 2.0]], &[1.0, 2.0, 3.0]), None);
-        assert_eq!(least_squares(&[], &[1.0, 3.0]).unwrap().intercept, 2.0);
+        assert_eq!(least_squares(&[vec![1.0, 2.0], vec![3.0, 1.0]], &[vec![1.0, 2.0]]), None);
+        assert_eq!(least_squares(&[vec![1.0, f64::NAN, 2.0]], &[vec![1.0, 2.0, 3.0]]), None);
+        assert_eq!(least_squares(&[], &[vec![1.0, 3.0]]).unwrap()[0].intercept, 2.0);
         assert_eq!(r_squared(&[1.0], &[1.0]), None);
         assert_eq!(r_squared(&[2.0, 2.0], &[1.0, 3.0]), None);
     }

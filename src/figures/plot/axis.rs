@@ -14,13 +14,14 @@ pub struct Axis {
     title: String,
     scale: Scale,
     include: Vec<f64>,
+    fixed: Option<[f64; 2]>,
 }
 
 impl Axis {
     /// An axis of numbers, with a title that names the unit.
     #[must_use]
     pub fn linear(title: impl Into<String>) -> Self {
-        Self { title: title.into(), scale: Scale::Linear, include: Vec::new() }
+        Self { title: title.into(), scale: Scale::Linear, include: Vec::new(), fixed: None }
     }
 
     /// An axis of positive numbers by their logarithm. Values that are not positive are not drawn.
@@ -40,6 +41,17 @@ impl Axis {
     pub fn including(mut self, value: f64) -> Self {
         self.include.push(value);
         self
+    }
+
+    /// The same axis from `low` to `high`, whatever the values; marks beyond are cut off, so say in the caption that there may be.
+    #[must_use]
+    pub fn between(mut self, low: f64, high: f64) -> Self {
+        self.fixed = Some([low, high]);
+        self
+    }
+
+    pub(super) fn is_fixed(&self) -> bool {
+        self.fixed.is_some()
     }
 
     pub(super) fn title(&self) -> &str {
@@ -87,7 +99,9 @@ impl Axis {
             let half = if log { 0.5 } else { (low.abs() * 0.1).max(0.5) };
             (low, high) = (low - half, high + half);
         }
-        if !tight {
+        if let Some(ends) = self.fixed {
+            [low, high] = ends.map(along);
+        } else if !tight {
             // A value that was asked for is the end of the axis; beyond data there is some space.
             let space = (high - low) * 0.05;
             let asked = |end: f64| bound.clone().any(|b| b == end);

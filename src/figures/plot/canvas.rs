@@ -189,7 +189,10 @@ impl Canvas {
             let mut done = 0.0;
             while done < length {
                 let step = left.min(length - done);
-                if on {
+                // A line that was asked for may reach far out of the drawing.
+                let seen =
+                    |[x, y]: [f64; 2]| (0.0..=self.scene.width).contains(&x) && (0.0..=self.scene.height).contains(&y);
+                if on && (seen(at(done)) || seen(at(done + step))) {
                     self.line(at(done), at(done + step), colour, width);
                 }
                 done += step;

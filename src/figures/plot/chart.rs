@@ -115,6 +115,12 @@ impl Chart {
         self.layer(Layer::Line { name: name.into(), points: points.to_vec(), colour, dashed: false, dots: false })
     }
 
+    /// A line in a given colour.
+    #[must_use]
+    pub fn coloured_line(self, name: impl Into<String>, points: &[[f64; 2]], colour: Colour) -> Self {
+        self.layer(Layer::Line { name: name.into(), points: points.to_vec(), colour, dashed: false, dots: false })
+    }
+
     /// A line with a dot at every point.
     #[must_use]
     pub fn dotted_line(mut self, name: impl Into<String>, points: &[[f64; 2]]) -> Self {
@@ -127,6 +133,12 @@ impl Chart {
     pub fn dashed_line(self, name: impl Into<String>, points: &[[f64; 2]]) -> Self {
         let colour = Colour::category(self.next_colour.saturating_sub(1));
         self.layer(Layer::Line { name: name.into(), points: points.to_vec(), colour, dashed: true, dots: false })
+    }
+
+    /// A dashed line in black: the sum of the others.
+    #[must_use]
+    pub fn black_dashes(self, name: impl Into<String>, points: &[[f64; 2]]) -> Self {
+        self.layer(Layer::Line { name: name.into(), points: points.to_vec(), colour: INK, dashed: true, dots: false })
     }
 
     /// A grey dashed line that does not widen the axes: a threshold, an optimum. Layers are drawn in order, so it stands behind
@@ -162,6 +174,12 @@ impl Chart {
     pub fn graded_curve(mut self, title: impl Into<String>, points: &[[f64; 2]], values: &[f64]) -> Self {
         self.scale_title = title.into();
         self.layer(Layer::Graded { points: points.to_vec(), values: values.to_vec(), connected: true })
+    }
+
+    /// Only a colour bar under `title` for these values: what [`ColourMap::Sequential`] made of them colours other layers.
+    #[must_use]
+    pub fn colour_scale(self, title: impl Into<String>, values: &[f64]) -> Self {
+        self.graded_points(title, &[], values)
     }
 
     /// A short text beside each point. Texts that would cover earlier ones are left out.
@@ -322,13 +340,30 @@ impl Chart {
     }
 
     fn draw(&self, canvas: &mut Canvas, area: Area, layout: &Layout, own_legend: bool) {
-        let place = |p: [f64; 2]| {
-            [area.x + area.width * layout.x.position(p[0]), area.y + area.height * (1.0 - layout.y.position(p[1]))]
-        };
         if !self.title.is_empty() {
             canvas.text(area.x, area.y - 10.0, &self.title, CHART_FONT, Anchor::Start);
         }
         self.draw_axes(canvas, area, layout);
+        if self.x.is_fixed() || self.y.is_fixed() {
+            canvas.clipped(area, |canvas| self.draw_layers(canvas, area, layout));
+        } else {
+            self.draw_layers(canvas, area, layout);
+        }
+        if self.layers.iter().all(Layer::is_empty) {
+            let at = [area.x + area.width / 2.0, area.y + area.height / 2.0];
+            canvas.text(at[0], at[1], "no values", TITLE_FONT, Anchor::Middle);
+        }
+        if own_legend {
+            self.draw_legend(canvas, area, layout);
+        }
+    }
+
+    fn draw_layers(&self, canvas: &mut Canvas, area: Area, layout: &Layout) {
+        // Far outside a fixed axis, it does not matter where.
+        let position = |axis: &AxisLayout, value: f64| axis.position(value).clamp(-100.0, 100.0);
+        let place = |p: [f64; 2]| {
+            [area.x + area.width * position(&layout.x, p[0]), area.y + area.height * (1.0 - position(&layout.y, p[1]))]
+        };
         let side_by_side = |bars: bool| {
             self.layers
                 .iter()
@@ -418,13 +453,6 @@ impl Chart {
                     canvas.clipped(area, |canvas| canvas.dashes(&points, GREY, 1.5, 5.0));
                 }
             }
-        }
-        if self.layers.iter().all(Layer::is_empty) {
-            let at = [area.x + area.width / 2.0, area.y + area.height / 2.0];
-            canvas.text(at[0], at[1], "no values", TITLE_FONT, Anchor::Middle);
-        }
-        if own_legend {
-            self.draw_legend(canvas, area, layout);
         }
     }
 
