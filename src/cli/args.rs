@@ -1,8 +1,14 @@
 //! Arguments that several subcommands share.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
+
+use super::Failure;
+use crate::{
+    graph::{self, Graph},
+    spec::Overrides,
+};
 
 /// Which pipeline, with which changes, and which of its stages.
 #[derive(Args, Debug)]
@@ -36,4 +42,12 @@ pub struct StoreArgs {
     /// The store: where every result is kept, named by its content
     #[arg(long, value_name = "FOLDER", env = "STATCELL_STORE", default_value = ".statcell")]
     pub store: PathBuf,
+}
+
+impl ChangeArgs {
+    /// The pipeline's graph with these changes.
+    pub fn load(&self, pipeline: &Path) -> Result<Graph, Failure> {
+        let overrides = Overrides { sets: self.sets.clone(), profile: self.profile.clone() };
+        Ok(graph::load(pipeline, &overrides)?)
+    }
 }

@@ -1,0 +1,87 @@
+//! `statcell get`: copies an artifact out of the store.
+
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+
+use super::{
+    Failure,
+    args::{ChangeArgs, StoreArgs},
+};
+use crate::{
+    console::words,
+    exec::ExitCode,
+    plan::{self, Decision},
+    store::{Blobs, Store},
+};
+
+/// Copy a result out of the store into a folder
+#[derive(Args, Debug)]
+pub struct GetArgs {
+    /// The pipeline: a TOML file
+    pipeline: PathBuf,
+
+    /// Whose result, and which of its outputs: `shape.model`, `sweep[beta=0.5]`; without an output: the first
+    #[arg(value_name = "INSTANCE[.PORT]")]
+    result: String,
+
+    /// The folder to copy to; made if it is not there, and left alone if it holds a file that is in the way
+    #[arg(long, value_name = "FOLDER")]
+    out: PathBuf,
+
+    #[command(flatten)]
+    changes: ChangeArgs,
+
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+/// Copies the artifact; prints the folder to `out`.
+pub fn get(args: &GetArgs, out: &mut dyn Write) -> Result<(), Failure> {
+    let graph = args.changes.load(&args.pipeline)?;
+    let (index, port) = graph.output(&args.result)?;
+    let store = Store::open_existing(&args.store.store)?;
+    let plan = plan::plan(&graph, &[index], &store)?;
+    let step = plan.step(index).expect("it was selected");
+    let Decision::Hit { outputs, .. } = &step.decision else {
+        let message = format!("the store has no result of `{}`", step.instance);
+        let hint = format!("compute it: statcell run {} '{}'", args.pipeline.display(), step.instance);
+        return Err(Failure::new(ExitCode::BadPipeline, message, Some(&hint)));
+    };
+    let tree = store.tree(&outputs[&port].tree)?;
+    if let Some(entry) = tree.entries().iter().find(|entry| args.out.join(&entry.name).exists()) {
+        let message = format!("`{}` is there already", args.out.join(&entry.name).display());
+        return Err(Failure::new(ExitCode::BadPipeline, message, Some("choose another folder, or remove it")));
+    }
+    for entry in tree.entries() {
+        write_whole(&args.out.join(&entry.name), &store.get(&entry.digest)?)?;
+    }
+    eprint_line(&format!(
+        "{} of `{}`: {}, {}",
+        port,
+        step.instance,
+        words::count(tree.entries().len(), "file"),
+        words::size(tree.total_size())
+    ));
+    writeln!(out, "{}", args.out.display()).map_err(Failure::output)
+}
+
+/// Writes a file so that it is whole or not there.
+fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    let failed = |error: std::io::Error| Failure::file("write", path, &error);
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder).map_err(failed)?;
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
+    file.write_all(bytes).map_err(failed)?;
+    file.persist_noclobber(path).map_err(|error| failed(error.error))?;
+    Ok(())
+}
+
+fn eprint_line(text: &str) {
+    // Nobody can be told that nobody can be told.
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
