@@ -1,0 +1,282 @@
+//! The inner loops under convolutions and linear layers: a small block of sums of products, kept in registers.
+//!
+//! One primitive serves all: `block[r][v] += Σ_k a_r[k · step_a] · b[k · step_b + v]`, r over a few rows, v over 32 lanes.
+//! In a forward pass the rows are pixels, k runs over taps and input channels, the lanes are output channels; in a weight
+//! gradient the rows are (tap, input channel), k runs over pixels. Every lane adds its products in the order of k with
+//! fused multiply-adds, so the bits are the same on every instruction set that has them, whatever the block's shape.
+
+/// Lanes of a block: output channels that are computed together.
+pub const LANES: usize = 32;
+/// Rows of a block.
+pub const ROWS: usize = 8;
+/// Sums of one block: row by row.
+pub type Block = [[f32; LANES]; ROWS];
+
+/// A stretch of k: where it begins in the rows and in the lanes' operand (in floats), and how long it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Segment {
+    /// Offset to every row's pointer.
+    pub a: isize,
+    /// Offset to the lanes' pointer.
+    pub b: isize,
+    /// Length.
+    pub count: usize,
+}
+
+/// Which instructions the processor has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Instructions {
+    /// AVX-512F.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    /// AVX2 with fused multiply-add.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// Whatever the compiler's target has.
+    Portable,
+}
+
+impl Instructions {
+    /// The best that this processor has.
+    #[must_use]
+    pub fn detect() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx512f") {
+                return Self::Avx512;
+            }
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                return Self::Avx2;
+            }
+        }
+        Self::Portable
+    }
+}
+
+/// Adds the sums of products over all segments to `block`.
+///
+/// `lanes` (1 to 32) lanes of the operand `b` are read; the others count as zero.
+///
+/// # Safety
+/// For every segment and every k below its count, `rows[r] + segment.a + k · step_a` must be readable for all rows, and
+/// `b + segment.b + k · step_b` for `lanes` floats. The processor must have `instructions`.
+#[expect(clippy::too_many_arguments, reason = "the operands of one loop")]
+#[inline]
+pub unsafe fn multiply_add(
+    instructions: Instructions,
+    block: &mut Block,
+    rows: &[*const f32; ROWS],
+    step_a: usize,
+    b: *const f32,
+    step_b: usize,
+    lanes: usize,
+    segments: &[Segment],
+) {
+    debug_assert!((1..=LANES).contains(&lanes));
+    // SAFETY: the caller promises what these need.
+    unsafe {
+        match instructions {
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx512 => match (lanes, step_a) {
+                (LANES, 1) => avx512::<false, true>(block, rows, 1, b, step_b, lanes, segments),
+                (LANES, _) => avx512::<false, false>(block, rows, step_a, b, step_b, lanes, segments),
+                _ => avx512::<true, false>(block, rows, step_a, b, step_b, lanes, segments),
+            },
+            #[cfg(target_arch = "x86_64")]
+            Instructions::Avx2 => avx2(block, rows, step_a, b, step_b, lanes, segments),
+            Instructions::Portable => portable(block, rows, step_a, b, step_b, lanes, segments),
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+unsafe fn avx512<const MASKED: bool, const UNIT: bool>(
+    block: &mut Block,
+    rows: &[*const f32; ROWS],
+    step_a: usize,
+    b: *const f32,
+    step_b: usize,
+    lanes: usize,
+    segments: &[Segment],
+) {
+    use std::arch::x86_64::{
+        _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_maskz_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
+    };
+    let mask = if lanes >= 32 { u32::MAX } else { (1u32 << lanes) - 1 };
+    #[expect(clippy::cast_possible_truncation, reason = "the low and the high half")]
+    let (low_mask, high_mask) = (mask as u16, (mask >> 16) as u16);
+    // SAFETY: the caller promises that all addresses are readable.
+    unsafe {
+        let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
+        for (sum, row) in sums.iter_mut().zip(block.iter()) {
+            *sum = [_mm512_loadu_ps(row.as_ptr()), _mm512_loadu_ps(row.as_ptr().add(16))];
+        }
+        for segment in segments {
+            let mut a = rows.map(|row| row.offset(segment.a));
+            let mut b = b.offset(segment.b);
+            for k in 0..segment.count {
+                let (low, high) = if MASKED {
+                    (_mm512_maskz_loadu_ps(low_mask, b), _mm512_maskz_loadu_ps(high_mask, b.wrapping_add(16)))
+                } else {
+                    (_mm512_loadu_ps(b), _mm512_loadu_ps(b.add(16)))
+                };
+                for (sum, row) in sums.iter_mut().zip(&mut a) {
+                    let value = _mm512_set1_ps(if UNIT { *row.add(k) } else { **row });
+                    sum[0] = _mm512_fmadd_ps(value, low, sum[0]);
+                    sum[1] = _mm512_fmadd_ps(value, high, sum[1]);
+                    if !UNIT {
+                        *row = row.wrapping_add(step_a);
+                    }
+                }
+                b = b.wrapping_add(step_b);
+            }
+        }
+        for (sum, row) in sums.iter().zip(block.iter_mut()) {
+            _mm512_storeu_ps(row.as_mut_ptr(), sum[0]);
+            _mm512_storeu_ps(row.as_mut_ptr().add(16), sum[1]);
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn avx2(
+    block: &mut Block,
+    rows: &[*const f32; ROWS],
+    step_a: usize,
+    b: *const f32,
+    step_b: usize,
+    lanes: usize,
+    segments: &[Segment],
+) {
+    use std::arch::x86_64::{
+        _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_maskload_ps, _mm256_set1_ps, _mm256_setr_epi32, _mm256_storeu_ps,
+    };
+    // Sixteen registers hold four rows of sixteen lanes, with room for the operands.
+    for first_row in (0..ROWS).step_by(4) {
+        for first_lane in (0..lanes).step_by(16) {
+            #[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "at most 32")]
+            let left = (lanes - first_lane) as i32;
+            let bit = |lane: i32| if lane < left { -1 } else { 0 };
+            let eight = |at: i32| {
+                _mm256_setr_epi32(
+                    bit(at),
+                    bit(at + 1),
+                    bit(at + 2),
+                    bit(at + 3),
+                    bit(at + 4),
+                    bit(at + 5),
+                    bit(at + 6),
+                    bit(at + 7),
+                )
+            };
+            let masks = [eight(0), eight(8)];
+            // SAFETY: the caller promises that all addresses of valid lanes are readable; masked lanes are not read.
+            unsafe {
+                let at = |row: usize, half: usize| block[first_row + row].as_ptr().add(first_lane + 8 * half);
+                let mut sums: [[_; 2]; 4] =
+                    std::array::from_fn(|row| std::array::from_fn(|half| _mm256_loadu_ps(at(row, half))));
+                for segment in segments {
+                    let a: [*const f32; 4] = std::array::from_fn(|row| rows[first_row + row].offset(segment.a));
+                    let b = b.offset(segment.b).wrapping_add(first_lane);
+                    for k in 0..segment.count {
+                        let operand = b.wrapping_add(k * step_b);
+                        let values = if left >= 16 {
+                            [_mm256_loadu_ps(operand), _mm256_loadu_ps(operand.add(8))]
+                        } else {
+                            [
+                                _mm256_maskload_ps(operand, masks[0]),
+                                _mm256_maskload_ps(operand.wrapping_add(8), masks[1]),
+                            ]
+                        };
+                        for (sum, row) in sums.iter_mut().zip(a) {
+                            let value = _mm256_set1_ps(*row.add(k * step_a));
+                            sum[0] = _mm256_fmadd_ps(value, values[0], sum[0]);
+                            sum[1] = _mm256_fmadd_ps(value, values[1], sum[1]);
+                        }
+                    }
+                }
+                for (row, sum) in sums.iter().enumerate() {
+                    let out = block[first_row + row].as_mut_ptr().add(first_lane);
+                    _mm256_storeu_ps(out, sum[0]);
+                    _mm256_storeu_ps(out.add(8), sum[1]);
+                }
+            }
+        }
+    }
+}
+
+/// One product added: fused where the target can, so that the bits are those of the vector kernels.
+#[inline(always)]
+fn fused(a: f32, b: f32, sum: f32) -> f32 {
+    if cfg!(any(target_feature = "fma", target_arch = "aarch64")) { a.mul_add(b, sum) } else { a * b + sum }
+}
+
+unsafe fn portable(
+    block: &mut Block,
+    rows: &[*const f32; ROWS],
+    step_a: usize,
+    b: *const f32,
+    step_b: usize,
+    lanes: usize,
+    segments: &[Segment],
+) {
+    for segment in segments {
+        for k in 0..segment.count {
+            // SAFETY: the caller promises that these addresses are readable.
+            unsafe {
+                let operand = std::slice::from_raw_parts(b.offset(segment.b).add(k * step_b), lanes);
+                for (sums, row) in block.iter_mut().zip(rows) {
+                    let value = *row.offset(segment.a).add(k * step_a);
+                    for (sum, &operand) in sums.iter_mut().zip(operand) {
+                        *sum = fused(value, operand, *sum);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::Rng;
+
+    #[test]
+    fn all_instruction_sets_agree() {
+        let mut rng = Rng::new(1, "test", 0);
+        let mut random = |count: usize| (0..count).map(|_| rng.normal() as f32).collect::<Vec<f32>>();
+        let (a, b) = (random(4000), random(4000));
+        let segments = [Segment { a: 3, b: 5, count: 17 }, Segment { a: 400, b: 200, count: 5 }];
+        let rows: [*const f32; ROWS] = std::array::from_fn(|row| a[row * 31..].as_ptr());
+        for (step_a, lanes) in [(1, 32), (3, 32), (1, 5), (2, 20), (7, 16)] {
+            let run = |instructions| {
+                let mut block = [[0.5; LANES]; ROWS];
+                // SAFETY: all addresses lie within 4000 floats.
+                unsafe { multiply_add(instructions, &mut block, &rows, step_a, b.as_ptr(), 40, lanes, &segments) };
+                block
+            };
+            let (best, plain) = (run(Instructions::detect()), run(Instructions::Portable));
+            #[cfg(target_arch = "x86_64")]
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                let avx2 = run(Instructions::Avx2);
+                assert_eq!(avx2.map(|r| r[..lanes].to_vec()), best.map(|r| r[..lanes].to_vec()));
+            }
+            for row in 0..ROWS {
+                for lane in 0..lanes {
+                    let mut wanted = 0.5;
+                    for s in &segments {
+                        for k in 0..s.count {
+                            let at = (row * 31 + k * step_a) as isize + s.a;
+                            let by = (k * 40 + lane) as isize + s.b;
+                            wanted += f64::from(a[at as usize]) * f64::from(b[by as usize]);
+                        }
+                    }
+                    assert!((f64::from(best[row][lane]) - wanted).abs() < 1e-4);
+                    assert!((f64::from(plain[row][lane]) - wanted).abs() < 1e-4);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! Work in parallel with results that do not depend on the number of threads: the split is fixed by the sizes alone.
+
+use rayon::prelude::*;
+
+/// A pointer into a buffer of which every task writes its own part.
+#[derive(Clone, Copy)]
+pub(super) struct Shared(*mut f32);
+
+// SAFETY: whoever dereferences it (unsafe) sees to it that no two tasks write the same place.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    pub(super) fn new(values: &mut [f32]) -> Self {
+        Self(values.as_mut_ptr())
+    }
+
+    pub(super) fn pointer(self) -> *mut f32 {
+        self.0
+    }
+}
+
+/// Runs `task(0..count)`, in any order, on all threads.
+pub fn for_each(count: usize, task: impl Fn(usize) + Sync + Send) {
+    if count <= 1 {
+        (0..count).for_each(task);
+    } else {
+        (0..count).into_par_iter().with_max_len(1).for_each(task);
+    }
+}
+
+/// The results of `task(0..count)` in order, computed on all threads.
+pub fn map<T: Send>(count: usize, task: impl Fn(usize) -> T + Sync + Send) -> Vec<T> {
+    (0..count).into_par_iter().with_max_len(1).map(task).collect()
+}
+
+/// Part `index` of `parts` nearly equal parts of 0..`count`.
+#[must_use]
+pub fn part(count: usize, parts: usize, index: usize) -> std::ops::Range<usize> {
+    count * index / parts..count * (index + 1) / parts
+}
