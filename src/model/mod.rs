@@ -4,8 +4,14 @@ mod architecture;
 pub mod artifact;
 mod error;
 pub mod import;
+mod layout;
 mod parameters;
+mod pass;
+mod start;
+mod vae;
 
 pub use architecture::{Architecture, ModelKind, ParameterShape, check_sizes};
 pub use error::ModelError;
 pub use parameters::{Parameters, Tensor};
+pub use pass::Workspace;
+pub use vae::{Condition, Evaluation, Losses, Step, Vae, kl_divergence};
