@@ -23,7 +23,11 @@ type Group = (String, Vec<usize>);
 /// When a column is missing.
 pub fn distributions(table: &Table, dimensions: usize) -> Result<Vec<Figure>, ArtifactError> {
     let groups = groups(table)?;
-    ["nucleus", "cell"].into_iter().map(|part| figure(table, &groups, part, dimensions)).collect()
+    let datasets = table.texts("dataset")?;
+    // Several data sets stand side by side in one figure; a single one is named.
+    let single = datasets.first().filter(|name| !name.is_empty() && datasets.iter().all(|other| other == *name));
+    let of = single.map_or(String::new(), |name| format!(": {name}"));
+    ["nucleus", "cell"].into_iter().map(|part| figure(table, &groups, part, &of, dimensions)).collect()
 }
 
 fn groups(table: &Table) -> Result<Vec<Group>, ArtifactError> {
@@ -43,7 +47,7 @@ fn groups(table: &Table) -> Result<Vec<Group>, ArtifactError> {
     Ok(vec![("all cells".to_owned(), rows)])
 }
 
-fn figure(table: &Table, groups: &[Group], part: &str, dimensions: usize) -> Result<Figure, ArtifactError> {
+fn figure(table: &Table, groups: &[Group], part: &str, of: &str, dimensions: usize) -> Result<Figure, ArtifactError> {
     let unit = if dimensions == 3 { "voxels" } else { "pixels" };
     let width = (groups.len() as f64 * 30.0).max(170.0);
     let names = || groups.iter().map(|(name, _)| name.clone());
@@ -97,7 +101,7 @@ fn figure(table: &Table, groups: &[Group], part: &str, dimensions: usize) -> Res
     Ok(Figure {
         name: format!("features-{part}"),
         section: SECTION.to_owned(),
-        title: format!("Shape and intensity of the {part}"),
+        title: format!("Shape and intensity of the {part}{of}"),
         caption: format!(
             "Seven features of the {channel} channel inside the {part}, {dimensions}D, for {total} cells (controls left out): \
              distribution, quartiles (bar) and median (dot). Area: {unit} above zero; circumference: those beside the \

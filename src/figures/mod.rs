@@ -5,3 +5,4 @@ pub mod gallery;
 pub mod plot;
 pub mod rate_distortion;
 pub mod regression;
+pub mod report;

@@ -18,6 +18,7 @@ mod pca_regression;
 mod port;
 mod project;
 mod registry;
+mod report;
 mod split;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use super::{
     controls, features, import_fields,
     kind::{AnyStage, Erased, StageKind},
-    normalize, pca_regression, project, split, weights,
+    normalize, pca_regression, project, report, split, weights,
 };
 
 /// A stage kind as plain data.
@@ -24,6 +24,7 @@ static REGISTRY: &[&dyn AnyStage] = &[
     erased::<weights::Weights>(),
     erased::<features::Features>(),
     erased::<pca_regression::PcaRegression>(),
+    erased::<report::Report>(),
 ];
 
 /// All stage kinds, in the order in which a pipeline uses them.

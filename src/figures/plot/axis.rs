@@ -211,7 +211,7 @@ pub(super) fn number(value: f64, decimals: usize) -> String {
 }
 
 /// A number in three significant digits, without trailing zeros.
-pub(super) fn short_number(value: f64) -> String {
+pub(in crate::figures) fn short_number(value: f64) -> String {
     if value == 0.0 {
         return "0".to_owned();
     }

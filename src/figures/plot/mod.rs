@@ -19,6 +19,7 @@ mod colour;
 mod violin;
 
 pub use axis::Axis;
+pub(super) use axis::short_number;
 pub use chart::{Chart, Pictures, pictures};
 pub use colour::{Colour, ColourMap, GREY, PALETTE};
 
