@@ -2,25 +2,34 @@
 //!
 //! Axes are Z, Y, X everywhere, the last one contiguous; a 2D image is a volume of depth 1. Lengths are µm.
 
+mod basins;
+mod coarse;
 mod components;
+mod contour;
 mod distance;
 mod error;
 pub mod features;
 mod gaussian;
 mod median;
+mod morphology;
 pub mod ome_tiff;
 mod simd;
 mod stack;
 #[cfg(test)]
 pub(crate) mod testing;
+mod threshold;
 mod volume;
 mod watershed;
 
+pub use basins::basins;
 pub use components::{Connectivity, components, label_counts};
+pub use contour::{Contour, active_contour};
 pub use distance::{distance, squared_distance};
 pub use error::ImageError;
 pub use gaussian::gaussian;
 pub use median::median;
+pub use morphology::{fill_holes, fill_holes_in_planes, open};
 pub use stack::{Pixels, Stack};
+pub use threshold::otsu;
 pub use volume::Volume;
 pub use watershed::watershed;
