@@ -2,6 +2,7 @@
 //!
 //! Axes are Z, Y, X everywhere, the last one contiguous; a 2D image is a volume of depth 1. Lengths are µm.
 
+mod align;
 mod basins;
 mod coarse;
 mod components;
@@ -13,6 +14,9 @@ mod gaussian;
 mod median;
 mod morphology;
 pub mod ome_tiff;
+pub mod segmentation;
+mod region;
+mod sheet;
 mod simd;
 mod stack;
 #[cfg(test)]
@@ -21,6 +25,7 @@ mod threshold;
 mod volume;
 mod watershed;
 
+pub use align::{Frame, Pose, align_linear, align_mask};
 pub use basins::basins;
 pub use components::{Connectivity, components, label_counts};
 pub use contour::{Contour, active_contour};
@@ -29,6 +34,8 @@ pub use error::ImageError;
 pub use gaussian::gaussian;
 pub use median::median;
 pub use morphology::{fill_holes, fill_holes_in_planes, open};
+pub use region::{Region, regions};
+pub use sheet::sheets;
 pub use stack::{Pixels, Stack};
 pub use threshold::otsu;
 pub use volume::Volume;

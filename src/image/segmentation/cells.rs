@@ -1,0 +1,155 @@
+//! Cells by the seeded watershed of the membrane.
+
+use crate::image::{
+    Connectivity, Volume, coarse::Grid, components, distance, gaussian, label_counts, median, sheets, watershed,
+};
+
+/// How cells are found. Lengths in µm.
+#[derive(Clone, Copy, Debug)]
+pub struct CellsParams {
+    /// Radius of the median filter.
+    pub median_um: f64,
+    /// Scale of the membrane: about half its apparent thickness.
+    pub membrane_um: f64,
+    /// Reach, in the plane and across planes, of the membrane's local brightness.
+    pub reach_um: [f64; 2],
+    /// A wall is where the normalised membrane is above this.
+    pub wall: f32,
+    /// Smaller pieces of wall are vesicles, µm³.
+    pub vesicle_um3: f64,
+    /// A gap in a wall is closed up to this radius.
+    pub gap_um: f32,
+    /// Smaller spaces without a nucleus are no cells, µm³: they go to their neighbours.
+    pub space_um3: f64,
+}
+
+impl Default for CellsParams {
+    fn default() -> Self {
+        Self {
+            median_um: 0.3,
+            membrane_um: 0.35,
+            reach_um: [4.0, 1.2],
+            wall: 0.2,
+            vesicle_um3: 10.0,
+            gap_um: 0.4,
+            space_um3: 60.0,
+        }
+    }
+}
+
+/// The walls between cells, in [0, 1]: the membrane's sheets by their local brightness, which brings the dim top of the cells up to
+/// the sides; and vesicles taken out.
+#[must_use]
+pub fn walls(membrane: &Volume<f32>, voxel_um: [f64; 3], params: &CellsParams) -> Volume<f32> {
+    let radius = voxel_um.map(|length| (params.median_um / length).round() as usize);
+    let image = median(membrane, radius);
+    let mut walls = sheets(&image, voxel_um, params.membrane_um, 1.0);
+    normalise(&mut walls, voxel_um, params.reach_um);
+
+    let (pieces, count) = components(&walls.map(|&value| u8::from(value > params.wall)), Connectivity::All);
+    let least = params.vesicle_um3 / voxel_um.iter().product::<f64>();
+    let vesicle: Vec<bool> =
+        label_counts(&pieces, count).iter().enumerate().map(|(i, &n)| i > 0 && (n as f64) < least).collect();
+    for (value, &piece) in walls.data.iter_mut().zip(&pieces.data) {
+        if vesicle[piece as usize] {
+            *value = 0.0;
+        }
+    }
+    walls
+}
+
+/// Adaptive local normalisation: every voxel by the brightness of the walls around it (the mean weighted with the brightness itself, so
+/// that the space between walls does not count).
+fn normalise(walls: &mut Volume<f32>, voxel_um: [f64; 3], [across, along]: [f64; 2]) {
+    let grid = Grid::new(walls.size, voxel_um, 0.8);
+    let [squares, values] = grid.sums(|at| [walls.data[at] * walls.data[at], walls.data[at]]);
+    let total = |volume: &Volume<f32>| volume.data.iter().map(|&value| f64::from(value)).sum::<f64>();
+    let typical = (total(&squares) / total(&values).max(1e-9)) as f32;
+    let sigma = [grid.sigma(along, voxel_um)[0], grid.sigma(across, voxel_um)[1], grid.sigma(across, voxel_um)[2]];
+    let (squares, values) = (gaussian(&squares, sigma), gaussian(&values, sigma));
+    let level = squares.data.iter().zip(&values.data).map(|(s, v)| s / v.max(1e-9) + 0.15 * typical).collect();
+    let level = Volume::new(squares.size, level);
+    let [_, height, width] = walls.size;
+    let (mut scratch, mut levels) = (Vec::new(), vec![0.0; width]);
+    for (row, values) in walls.data.chunks_mut(width).enumerate() {
+        grid.row(&level, row / height, row % height, &mut scratch, &mut levels);
+        for (value, level) in values.iter_mut().zip(&levels) {
+            *value = (*value / (2.0 * level)).min(1.0);
+        }
+    }
+}
+
+/// What the watershed gave.
+#[derive(Clone, Debug)]
+pub struct Territories {
+    /// The territory of each voxel: that of nucleus n has number n.
+    pub labels: Volume<u32>,
+    /// The number of the medium above and below the cells.
+    pub medium: u32,
+    /// The highest number. Those above the medium's are spaces without a nucleus.
+    pub highest: u32,
+    /// The landscape that was flooded.
+    pub landscape: Volume<f32>,
+}
+
+/// The territory of each nucleus (numbers 1 to `count`): the seeded watershed, from the nuclei, the medium and spaces without a nucleus.
+///
+/// The landscape rises towards a wall with the distance to it, and on the wall with its brightness: so a gap in a wall is passed only
+/// after everything wider is full.
+#[must_use]
+pub fn territories(
+    walls: &Volume<f32>,
+    nuclei: &Volume<u32>,
+    count: u32,
+    voxel_um: [f64; 3],
+    params: &CellsParams,
+) -> Territories {
+    const FAR_UM: f32 = 2.5;
+    let [depth, height, width] = walls.size;
+    let away = distance(&walls.map(|&value| u8::from(value <= params.wall)), voxel_um);
+    let mut landscape = walls.clone();
+    for (level, &away) in landscape.data.iter_mut().zip(&away.data) {
+        *level = if away == 0.0 { 0.5 + 0.5 * *level } else { 0.5 * (1.0 - (away / FAR_UM).min(1.0)) };
+    }
+
+    // The medium: what lies open to the first and the last plane, away from nuclei.
+    let medium = count + 1;
+    let mut seeds = nuclei.clone();
+    let from_nuclei = distance(&nuclei.map(|&label| u8::from(label == 0)), voxel_um);
+    for z in [0, depth - 1] {
+        let plane = z * height * width;
+        for at in plane..plane + height * width {
+            if from_nuclei.data[at] > 2.0 {
+                seeds.data[at] = medium;
+            }
+        }
+    }
+
+    // Spaces without a nucleus: cells cut by the border, whose nucleus is outside the field, above all.
+    let (spaces, spaces_count) =
+        components(&away.map(|&away| u8::from(away > params.gap_um)), Connectivity::Faces);
+    let mut seeded = vec![false; spaces_count as usize + 1];
+    for (&space, &seed) in spaces.data.iter().zip(&seeds.data) {
+        seeded[space as usize] |= seed != 0;
+    }
+    let least = params.space_um3 / voxel_um.iter().product::<f64>();
+    let mut highest = medium;
+    let numbers: Vec<u32> = label_counts(&spaces, spaces_count)
+        .iter()
+        .enumerate()
+        .map(|(space, &voxels)| {
+            if space == 0 || seeded[space] || (voxels as f64) < least {
+                return 0;
+            }
+            highest += 1;
+            highest
+        })
+        .collect();
+    for (seed, &space) in seeds.data.iter_mut().zip(&spaces.data) {
+        if *seed == 0 {
+            *seed = numbers[space as usize];
+        }
+    }
+    let labels = watershed(&landscape, &seeds, None);
+    Territories { labels, medium, highest, landscape }
+}

@@ -1,0 +1,92 @@
+//! Nuclei by active contours.
+
+use crate::image::{
+    Contour, Volume, active_contour, basins, distance, fill_holes, fill_holes_in_planes,
+    label_counts, median, open, otsu,
+};
+
+/// How nuclei are found. Lengths in µm.
+#[derive(Clone, Copy, Debug)]
+pub struct NucleiParams {
+    /// Radius of the median filter.
+    pub median_um: f64,
+    /// Scale at which the surface is smoothed.
+    pub smoothing_um: f64,
+    /// Reach of the local brightness of nuclei.
+    pub inside_um: f64,
+    /// Reach of the local background.
+    pub outside_um: f64,
+    /// Least brightness above the background, as a share of the typical nucleus's.
+    pub contrast: f32,
+    /// Two nuclei that touch are taken apart when their neck is narrower than this share of the smaller one's radius.
+    pub neck: f32,
+    /// Smaller objects are no nuclei, µm³.
+    pub smallest_um3: f64,
+}
+
+impl Default for NucleiParams {
+    fn default() -> Self {
+        Self {
+            median_um: 0.3,
+            smoothing_um: 0.4,
+            inside_um: 2.5,
+            outside_um: 6.0,
+            contrast: 0.25,
+            neck: 0.8,
+            smallest_um3: 30.0,
+        }
+    }
+}
+
+/// Numbers the nuclei of a field: 1, 2, … in the order of their first voxels; and how many there are.
+#[must_use]
+pub fn nuclei(dna: &Volume<f32>, voxel_um: [f64; 3], params: &NucleiParams) -> (Volume<u32>, u32) {
+    let radius = voxel_um.map(|length| (params.median_um / length).round() as usize);
+    let image = median(dna, radius);
+
+    // A start: Otsu's threshold of the logarithm, so that a mitotic nucleus, many times brighter, does not hide the others.
+    let lowest = image.data.iter().copied().fold(f32::INFINITY, f32::min);
+    let log = image.map(|value| (value - lowest + 1.0).ln());
+    let threshold = otsu(&log).exp() + lowest - 1.0;
+    let start = image.map(|&value| u8::from(value > threshold));
+    let (mut sums, mut counts) = ([0.0_f64; 2], [0.0_f64; 2]);
+    for (&value, &inside) in image.data.iter().zip(&start.data) {
+        sums[usize::from(inside)] += f64::from(value);
+        counts[usize::from(inside)] += 1.0;
+    }
+    let typical = (sums[1] / counts[1].max(1.0) - sums[0] / counts[0].max(1.0)) as f32;
+
+    let contour = Contour {
+        inside_um: params.inside_um,
+        outside_um: params.outside_um,
+        smoothing_um: params.smoothing_um,
+        smoothness: 0.5,
+        contrast: params.contrast * typical,
+        steps: 30,
+    };
+    let found = active_contour(&image, start, voxel_um, &contour);
+    let solid = open(&fill_holes_in_planes(&fill_holes(&found)), voxel_um, 0.8);
+
+    let depth = distance(&solid, voxel_um);
+    let (labels, count) = basins(&depth, |peak, neck| neck < params.neck * peak);
+    remove_small(&labels, count, params.smallest_um3 / voxel_um.iter().product::<f64>())
+}
+
+/// Drops regions of fewer voxels and numbers the others anew, in the same order.
+fn remove_small(labels: &Volume<u32>, count: u32, least: f64) -> (Volume<u32>, u32) {
+    let counts = label_counts(labels, count);
+    let mut kept = 0;
+    let numbers: Vec<u32> = counts
+        .iter()
+        .enumerate()
+        .map(|(label, &voxels)| {
+            if label == 0 || (voxels as f64) < least {
+                return 0;
+            }
+            kept += 1;
+            kept
+        })
+        .collect();
+    (labels.map(|&label| numbers[label as usize]), kept)
+}
+
