@@ -242,8 +242,9 @@ impl Picture {
         bytes
     }
 
-    /// Reads an RGB or RGBA PNG of 8 bit.
-    fn from_png(bytes: &[u8]) -> Option<Self> {
+    /// Reads an RGB or RGBA PNG of 8 bit; `None` where the bytes are none.
+    #[must_use]
+    pub fn from_png(bytes: &[u8]) -> Option<Self> {
         let mut reader = png::Decoder::new(std::io::Cursor::new(bytes)).read_info().ok()?;
         let mut data = vec![0; reader.output_buffer_size()?];
         let info = reader.next_frame(&mut data).ok()?;

@@ -87,7 +87,14 @@ impl Pose {
 
     /// The least frame in voxels (Z, Y, X) that holds the cell: the label `label` inside the region's bounding box.
     #[must_use]
-    pub fn extent(self, cells: &Volume<u32>, label: u32, cell: &Region, voxel_um: [f64; 3], frame: &Frame) -> [usize; 3] {
+    pub fn extent(
+        self,
+        cells: &Volume<u32>,
+        label: u32,
+        cell: &Region,
+        voxel_um: [f64; 3],
+        frame: &Frame,
+    ) -> [usize; 3] {
         let mut reach = [0.0_f64; 3];
         for z in cell.low[0]..cell.high[0] {
             for y in cell.low[1]..cell.high[1] {
@@ -110,7 +117,8 @@ impl Pose {
     /// The places in the field's plane of the frame's voxels (y, x), in voxels of the field.
     fn places(self, voxel_um: [f64; 3], frame: &Frame) -> Vec<[f64; 2]> {
         let [_, height, width] = frame.size;
-        let from_middle = |axis: usize, at: usize| (at as f64 - (frame.size[axis] - 1) as f64 / 2.0) * frame.voxel_um[axis];
+        let from_middle =
+            |axis: usize, at: usize| (at as f64 - (frame.size[axis] - 1) as f64 / 2.0) * frame.voxel_um[axis];
         (0..height * width)
             .map(|at| {
                 let [y, x] = self.to_field(from_middle(1, at / width), from_middle(2, at % width));

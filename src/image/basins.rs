@@ -13,9 +13,7 @@ use super::Volume;
 pub fn basins(height: &Volume<f32>, apart: impl Fn(f32, f32) -> bool) -> (Volume<u32>, u32) {
     let [depth, rows, columns] = height.size;
     let mut order: Vec<u32> = (0..height.data.len() as u32).filter(|&at| height.data[at as usize] > 0.0).collect();
-    order.sort_unstable_by(|&a, &b| {
-        height.data[b as usize].total_cmp(&height.data[a as usize]).then(a.cmp(&b))
-    });
+    order.sort_unstable_by(|&a, &b| height.data[b as usize].total_cmp(&height.data[a as usize]).then(a.cmp(&b)));
     // Regions are numbered from 1; `roots` joins them.
     let mut labels = vec![0_u32; height.data.len()];
     let mut roots = vec![0_u32];
@@ -84,9 +82,8 @@ mod tests {
     #[test]
     fn two_balls_with_a_neck_come_apart_a_rod_does_not() {
         let size = [21, 21, 60];
-        let ball = |z: f64, y: f64, x: f64, centre: f64| {
-            (z - 10.0).powi(2) + (y - 10.0).powi(2) + (x - centre).powi(2) < 81.0
-        };
+        let ball =
+            |z: f64, y: f64, x: f64, centre: f64| (z - 10.0).powi(2) + (y - 10.0).powi(2) + (x - centre).powi(2) < 81.0;
         let both = mask(size, |z, y, x| ball(z, y, x, 15.0) || ball(z, y, x, 30.0));
         let count = |mask: &Volume<u8>| basins(&distance(mask, [1.0; 3]), |peak, neck| neck < 0.8 * peak).1;
         assert_eq!(count(&both), 2);

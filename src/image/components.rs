@@ -49,7 +49,9 @@ pub fn components(mask: &Volume<u8>, connectivity: Connectivity) -> (Volume<u32>
                 .filter_map(|offset| {
                     let (z, y) = (z as isize + offset[0], y as isize + offset[1]);
                     let inside = z >= 0 && y >= 0 && y < height as isize;
-                    inside.then(|| (mask.index(z as usize, y as usize, 0), isize::from(connectivity == Connectivity::All)))
+                    inside.then(|| {
+                        (mask.index(z as usize, y as usize, 0), isize::from(connectivity == Connectivity::All))
+                    })
                 })
                 .collect();
             for x in 0..width {

@@ -120,14 +120,8 @@ mod tests {
             *value += (noise - 500.0) * 0.06;
         }
         let start = image.map(|&value| u8::from(value > 270.0));
-        let contour = Contour {
-            inside_um: 2.0,
-            outside_um: 6.0,
-            smoothing_um: 0.5,
-            smoothness: 0.5,
-            contrast: 60.0,
-            steps: 30,
-        };
+        let contour =
+            Contour { inside_um: 2.0, outside_um: 6.0, smoothing_um: 0.5, smoothness: 0.5, contrast: 60.0, steps: 30 };
         let found = active_contour(&image, start, voxel, &contour);
         for (truth, name) in [(&dim, "dim"), (&bright, "bright")] {
             let half = |at: usize| (at % size[2] < 55) == (name == "dim");

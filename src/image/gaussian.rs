@@ -122,7 +122,8 @@ mod tests {
 
     #[test]
     fn as_by_the_definition() {
-        for (size, sigma) in [([5, 6, 9], [1.0, 0.7, 1.3]), ([3, 4, 40], [2.0, 0.0, 3.0]), ([1, 2, 2], [0.0, 1.0, 1.0])] {
+        for (size, sigma) in [([5, 6, 9], [1.0, 0.7, 1.3]), ([3, 4, 40], [2.0, 0.0, 3.0]), ([1, 2, 2], [0.0, 1.0, 1.0])]
+        {
             let volume = noise(size);
             let got = gaussian(&volume, sigma);
             let kernel = sigma.map(half_kernel);
@@ -137,7 +138,8 @@ mod tests {
                                     let near = |at: usize, d: isize, n: usize| {
                                         (at as isize + d).clamp(0, n as isize - 1) as usize
                                     };
-                                    let at = volume.index(near(z, dz, size[0]), near(y, dy, size[1]), near(x, dx, size[2]));
+                                    let at =
+                                        volume.index(near(z, dz, size[0]), near(y, dy, size[1]), near(x, dx, size[2]));
                                     let weight = kernel[0][dz.unsigned_abs()]
                                         * kernel[1][dy.unsigned_abs()]
                                         * kernel[2][dx.unsigned_abs()];

@@ -40,3 +40,21 @@ impl<T> Volume<T> {
         Volume { size: self.size, data: self.data.iter().map(f).collect() }
     }
 }
+
+impl<T: Copy> Volume<T> {
+    /// The box of `size` voxels from `low` on (Z, Y, X).
+    ///
+    /// # Panics
+    /// When it reaches beyond the volume.
+    #[must_use]
+    pub fn crop(&self, low: [usize; 3], size: [usize; 3]) -> Self {
+        let mut data = Vec::with_capacity(size.iter().product());
+        for z in 0..size[0] {
+            for y in 0..size[1] {
+                let row = self.index(low[0] + z, low[1] + y, low[2]);
+                data.extend_from_slice(&self.data[row..row + size[2]]);
+            }
+        }
+        Self::new(size, data)
+    }
+}

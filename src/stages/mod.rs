@@ -19,6 +19,7 @@ mod port;
 mod project;
 mod registry;
 mod report;
+mod segment_align;
 mod split;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use super::{
     controls, features, import_fields,
     kind::{AnyStage, Erased, StageKind},
-    normalize, pca_regression, project, report, split, weights,
+    normalize, pca_regression, project, report, segment_align, split, weights,
 };
 
 /// A stage kind as plain data.
@@ -17,6 +17,7 @@ pub const fn erased<K: StageKind>() -> &'static dyn AnyStage {
 /// All stage kinds, in the order in which a pipeline uses them.
 static REGISTRY: &[&dyn AnyStage] = &[
     erased::<import_fields::ImportFields>(),
+    erased::<segment_align::SegmentAlign>(),
     erased::<normalize::Normalize>(),
     erased::<project::Project>(),
     erased::<controls::Controls>(),

@@ -79,6 +79,9 @@ fn normalise(walls: &mut Volume<f32>, voxel_um: [f64; 3], [across, along]: [f64;
     }
 }
 
+/// The landscape falls up to this distance from a wall, µm.
+const FAR_UM: f32 = 2.5;
+
 /// What the watershed gave.
 #[derive(Clone, Debug)]
 pub struct Territories {
@@ -104,7 +107,6 @@ pub fn territories(
     voxel_um: [f64; 3],
     params: &CellsParams,
 ) -> Territories {
-    const FAR_UM: f32 = 2.5;
     let [depth, height, width] = walls.size;
     let away = distance(&walls.map(|&value| u8::from(value <= params.wall)), voxel_um);
     let mut landscape = walls.clone();
@@ -126,8 +128,7 @@ pub fn territories(
     }
 
     // Spaces without a nucleus: cells cut by the border, whose nucleus is outside the field, above all.
-    let (spaces, spaces_count) =
-        components(&away.map(|&away| u8::from(away > params.gap_um)), Connectivity::Faces);
+    let (spaces, spaces_count) = components(&away.map(|&away| u8::from(away > params.gap_um)), Connectivity::Faces);
     let mut seeded = vec![false; spaces_count as usize + 1];
     for (&space, &seed) in spaces.data.iter().zip(&seeds.data) {
         seeded[space as usize] |= seed != 0;
@@ -152,4 +153,107 @@ pub fn territories(
     }
     let labels = watershed(&landscape, &seeds, None);
     Territories { labels, medium, highest, landscape }
+}
+
+/// Joins nuclei that are parts of one: the chromosome masses of a mitotic cell. Two are joined when no wall stands between them and both are
+/// at least `bright` times as bright above the background as the nuclei on average (median). Gives the nuclei and territories with new
+/// numbers, nuclei 1, 2, … in the old order, the medium and the spaces behind them, and the new number of nuclei.
+#[must_use]
+pub fn join_mitotic(
+    nuclei: &Volume<u32>,
+    count: u32,
+    territories: Territories,
+    dna: &Volume<f32>,
+    bright: f32,
+) -> (Volume<u32>, u32, Territories) {
+    /// The widest way from one to the other must be at least this wide, µm, for there to be no wall.
+    const OPEN_UM: f32 = 1.0;
+    let brightness = brightness(nuclei, count, dna);
+    let mut sorted = brightness[1..].to_vec();
+    sorted.sort_by(f32::total_cmp);
+    let Some(&typical) = sorted.get(sorted.len() / 2) else { return (nuclei.clone(), count, territories) };
+
+    let open = 0.5 * (1.0 - OPEN_UM / FAR_UM);
+    let mut parents: Vec<u32> = (0..=territories.highest).collect();
+    let find = |parents: &[u32], mut label: u32| {
+        while parents[label as usize] != label {
+            label = parents[label as usize];
+        }
+        label
+    };
+    for ((a, b), level) in passes(&territories) {
+        let is_bright = |label: u32| label <= count && brightness[label as usize] > bright * typical;
+        if level < open && is_bright(a) && is_bright(b) {
+            let (a, b) = (find(&parents, a), find(&parents, b));
+            parents[a.max(b) as usize] = a.min(b);
+        }
+    }
+    let mut next = 0;
+    let mut numbers = vec![0; parents.len()];
+    let mut joined = 0;
+    for label in 1..parents.len() as u32 {
+        let root = find(&parents, label);
+        numbers[label as usize] = if root == label {
+            next += 1;
+            next
+        } else {
+            numbers[root as usize]
+        };
+        if label <= count {
+            joined = joined.max(numbers[label as usize]);
+        }
+    }
+    let anew = |labels: &Volume<u32>| labels.map(|&label| numbers[label as usize]);
+    let territories = Territories {
+        labels: anew(&territories.labels),
+        medium: numbers[territories.medium as usize],
+        highest: next,
+        landscape: territories.landscape,
+    };
+    (anew(nuclei), joined, territories)
+}
+
+/// The mean of each nucleus above the mean outside all nuclei; place 0 is not used.
+fn brightness(nuclei: &Volume<u32>, count: u32, dna: &Volume<f32>) -> Vec<f32> {
+    let mut sums = vec![(0.0_f64, 0_u64); count as usize + 1];
+    for (&label, &value) in nuclei.data.iter().zip(&dna.data) {
+        let (sum, voxels) = &mut sums[label as usize];
+        *sum += f64::from(value);
+        *voxels += 1;
+    }
+    let mean = |(sum, voxels): (f64, u64)| sum / voxels.max(1) as f64;
+    let outside = mean(sums[0]);
+    sums.into_iter().map(|sums| (mean(sums) - outside) as f32).collect()
+}
+
+/// The lowest level at which each two neighbouring territories meet.
+fn passes(territories: &Territories) -> std::collections::BTreeMap<(u32, u32), f32> {
+    let labels = &territories.labels;
+    let level = &territories.landscape.data;
+    let mut passes = std::collections::BTreeMap::new();
+    let [depth, height, width] = labels.size;
+    let mut meet = |a: usize, b: usize| {
+        let (one, other) = (labels.data[a], labels.data[b]);
+        if one != other && one != 0 && other != 0 {
+            let lowest = passes.entry((one.min(other), one.max(other))).or_insert(f32::INFINITY);
+            *lowest = lowest.min(level[a].max(level[b]));
+        }
+    };
+    for z in 0..depth {
+        for y in 0..height {
+            for x in 0..width {
+                let at = labels.index(z, y, x);
+                if x + 1 < width {
+                    meet(at, at + 1);
+                }
+                if y + 1 < height {
+                    meet(at, at + width);
+                }
+                if z + 1 < depth {
+                    meet(at, at + height * width);
+                }
+            }
+        }
+    }
+    passes
 }

@@ -1,8 +1,8 @@
 //! Nuclei by active contours.
 
 use crate::image::{
-    Contour, Volume, active_contour, basins, distance, fill_holes, fill_holes_in_planes,
-    label_counts, median, open, otsu,
+    Contour, Volume, active_contour, basins, distance, fill_holes, fill_holes_in_planes, label_counts, median, open,
+    otsu,
 };
 
 /// How nuclei are found. Lengths in µm.
@@ -89,4 +89,3 @@ fn remove_small(labels: &Volume<u32>, count: u32, least: f64) -> (Volume<u32>, u
         .collect();
     (labels.map(|&label| numbers[label as usize]), kept)
 }
-
