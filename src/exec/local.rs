@@ -15,7 +15,7 @@ use super::{
 use crate::{
     artifact::{Artifact, ArtifactType},
     graph::{Instance, Source},
-    plan::keys::Ingredients,
+    plan::{PlanError, keys::Ingredients},
     stages::{Context, FileInput, Inputs, Outputs, StageError},
     store::{ActionEntry, ActionOutputs, Blobs, Digest, Leasing, Presence, Published, RunFacts, Store, StoreError},
 };
@@ -58,6 +58,15 @@ impl From<&StoreError> for Failure {
     }
 }
 
+impl From<&PlanError> for Failure {
+    fn from(error: &PlanError) -> Self {
+        match error {
+            PlanError::Store(error) => error.into(),
+            PlanError::Files(_) => Self { message: error.to_string(), help: None, code: error.into() },
+        }
+    }
+}
+
 impl From<&StageError> for Failure {
     fn from(error: &StageError) -> Self {
         let help = match error {
@@ -91,7 +100,7 @@ pub(super) struct Job<'a> {
     pub(super) key: Digest,
     /// The outputs of the instances that it takes from.
     pub(super) known: BTreeMap<usize, ActionOutputs>,
-    /// The digests of its files, by port, in order.
+    /// Why it runs, in words.
     pub(super) reason: String,
     pub(super) progress: ProgressSlot,
 }

@@ -126,15 +126,14 @@ impl Results {
                 Contents::Bytes(bytes) => Digest::of(bytes),
             };
             let there = before.get(&path).filter(|there| there.digest == digest && self.is_as_written(&path, there));
-            let file = match there {
-                Some(there) => there.clone(),
-                None => {
-                    let bytes = match contents {
-                        Contents::Blob(digest) => store.get(&digest)?,
-                        Contents::Bytes(bytes) => bytes,
-                    };
-                    write(&self.folder.join(&path), &bytes, digest)?
-                }
+            let file = if let Some(there) = there {
+                there.clone()
+            } else {
+                let bytes = match contents {
+                    Contents::Blob(digest) => store.get(&digest)?,
+                    Contents::Bytes(bytes) => bytes,
+                };
+                write(&self.folder.join(&path), &bytes, digest)?
             };
             written.insert(path, file);
         }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt::Write,
     path::PathBuf,
     sync::{
         Mutex,
@@ -176,7 +177,7 @@ pub fn run(
         roots_saved: Instant::now(),
         sender,
     };
-    run.tell(Event::RunStarted {
+    run.tell(&Event::RunStarted {
         pipeline: graph.pipeline.clone(),
         instances: run.order.iter().map(|&index| graph.instances[index].name.clone()).collect(),
         expected_hits: plan.counts().0,
@@ -227,13 +228,13 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn tell(&mut self, event: Event) {
-        self.listener.hear(&event);
+    fn tell(&mut self, event: &Event) {
+        self.listener.hear(event);
     }
 
     fn note(&mut self, instance: Option<usize>, message: String) {
         let instance = instance.map(|index| self.graph.instances[index].name.clone());
-        self.tell(Event::Note { instance, message });
+        self.tell(&Event::Note { instance, message });
     }
 
     /// Whether nothing new is begun.
@@ -275,8 +276,7 @@ impl<'a> Run<'a> {
             let decision = match self.decide(index) {
                 Ok(decision) => decision,
                 Err(error) => {
-                    let (message, code) = (error.to_string(), ExitCode::from(&error));
-                    self.fail(index, Failure { message, help: None, code });
+                    self.fail(index, (&error).into());
                     continue;
                 }
             };
@@ -353,7 +353,7 @@ impl<'a> Run<'a> {
     ) {
         self.waiting.remove(&index);
         self.decided.remove(&index);
-        let name = self.graph.instances[index].name.clone();
+        let name = safe_name(&self.graph.instances[index].name);
         match Builder::new().name(name).stack_size(STACK).spawn_scoped(scope, work) {
             Ok(_) => drop(self.running.insert(index, running)),
             Err(error) => {
@@ -373,7 +373,7 @@ impl<'a> Run<'a> {
                     running.began = Instant::now();
                 }
                 let Instance { name, kind, .. } = &self.graph.instances[index];
-                self.tell(Event::Started { instance: name.clone(), kind: kind.name().to_owned(), reason });
+                self.tell(&Event::Started { instance: name.clone(), kind: kind.name().to_owned(), reason });
             }
             Message::Note { index, message } => self.note(Some(index), message),
             Message::Ended { index, ended } => {
@@ -394,20 +394,19 @@ impl<'a> Run<'a> {
                 let Some((outputs, outcome)) = running.and_then(|running| running.executed) else { return };
                 match result {
                     Ok(()) => self.done(index, outputs, outcome),
-                    Err(error) => match error.blob() {
-                        Some(digest) => {
+                    Err(error) => {
+                        let mut failure = Failure::from(&error);
+                        if let Some(digest) = error.blob() {
                             self.drop_result(index);
-                            self.recover(index, &BTreeSet::from([digest]), Failure::from(&error));
-                        }
-                        None => {
-                            let mut failure = Failure::from(&error);
+                            self.recover(index, &BTreeSet::from([digest]), failure);
+                        } else {
                             failure.help = Some(
                                 "the result itself is in the store: choose another folder with `--results`, and run again"
                                     .to_owned(),
                             );
                             self.fail(index, failure);
                         }
-                    },
+                    }
                 }
             }
         }
@@ -443,7 +442,7 @@ impl<'a> Run<'a> {
         for (port, tree, is_report) in ports {
             let version =
                 if is_report { provenance::version(self.graph, &tree, &self.ancestors(index, outputs)) } else { tree };
-            text.push_str(&format!("{port} {version}\n"));
+            writeln!(text, "{port} {version}").expect("writing to a string");
         }
         Some(Digest::of(text.as_bytes()))
     }
@@ -589,7 +588,7 @@ impl<'a> Run<'a> {
         self.decided.remove(&index);
         self.outcomes.insert(index, outcome.clone());
         let Instance { name, kind, .. } = &self.graph.instances[index];
-        self.tell(Event::Finished { instance: name.clone(), kind: kind.name().to_owned(), outcome, bytes });
+        self.tell(&Event::Finished { instance: name.clone(), kind: kind.name().to_owned(), outcome, bytes });
     }
 
     /// An instance failed: what depends on it is not tried.
@@ -679,7 +678,9 @@ impl<'a> Run<'a> {
                 });
             }
         }
-        events.into_iter().for_each(|event| self.tell(event));
+        for event in &events {
+            self.tell(event);
+        }
     }
 
     /// Writes down what the pipeline needs. If that fails, garbage collection may take what it should not: worth a note.
@@ -704,10 +705,10 @@ impl<'a> Run<'a> {
                 self.end(index, Outcome::Skipped { because: because.clone() }, 0);
             }
         }
-        let mut report = None;
+        let (mut report, mut saved) = (None, Ok(()));
         if let Some(results) = self.results {
             let mut results = results.lock().expect("no panic while locked");
-            results.save()?;
+            saved = results.save();
             let found = self.known.keys().find(|&&index| has_report(&self.graph.instances[index]));
             report = found.map(|&index| results.folder().join(self.report_name(index)));
         }
@@ -718,7 +719,7 @@ impl<'a> Run<'a> {
             seconds: began.elapsed().as_secs_f64(),
             report,
         };
-        self.tell(Event::RunFinished {
+        self.tell(&Event::RunFinished {
             executed: summary.count(|outcome| matches!(outcome, Outcome::Executed { .. })),
             hits: summary.count(|outcome| matches!(outcome, Outcome::Hit)),
             failed: summary.count(|outcome| matches!(outcome, Outcome::Failed { .. })),
@@ -727,6 +728,7 @@ impl<'a> Run<'a> {
             seconds: summary.seconds,
             report: summary.report.as_ref().map(|path| path.display().to_string()),
         });
+        saved?;
         Ok(summary)
     }
 }

@@ -22,7 +22,9 @@ fn push(bytes: &mut Vec<u8>, value: &Value) {
         Value::String(text) => push_text(bytes, text),
         Value::Array(values) => {
             push_length(bytes, b'l', values.len());
-            values.iter().for_each(|value| push(bytes, value));
+            for value in values {
+                push(bytes, value);
+            }
         }
         Value::Object(members) => {
             let mut members: Vec<_> = members.iter().filter(|(_, value)| !value.is_null()).collect();

@@ -133,7 +133,7 @@ impl Store {
         self.sweep_blobs(options, young, &live, &sizes, &mut report)?;
         self.sweep_checkpoints(options, young, &live, &mut report)?;
         for folder in [self.tmp(), self.root().join("quarantine")] {
-            self.sweep_leftovers(options, young, &folder, &mut report)?;
+            sweep_leftovers(options, young, &folder, &mut report)?;
         }
         if !options.dry_run {
             self.clear_leases()?;
@@ -364,35 +364,31 @@ impl Store {
         }
         Ok(())
     }
+}
 
-    /// Removes old files and folders right under `folder`.
-    fn sweep_leftovers(
-        &self,
-        options: &GcOptions,
-        young: Duration,
-        folder: &Path,
-        report: &mut GcReport,
-    ) -> Result<(), StoreError> {
-        for name in fs::list(folder)? {
-            let path = folder.join(name);
-            let Some(metadata) = fs::metadata(&path)? else { continue };
-            if fs::modified(&metadata) >= young {
-                continue;
-            }
-            let amount = if metadata.is_dir() {
-                super::stats::amount(&path)?
-            } else {
-                Amount { files: 1, bytes: metadata.len() }
-            };
-            if !options.dry_run {
-                if metadata.is_dir() {
-                    fs::remove_folder(&path)?
-                } else {
-                    fs::remove_file(&path)?
-                };
-            }
-            report.leftovers = report.leftovers + amount;
+/// Removes old files and folders right under `folder`.
+fn sweep_leftovers(
+    options: &GcOptions,
+    young: Duration,
+    folder: &Path,
+    report: &mut GcReport,
+) -> Result<(), StoreError> {
+    for name in fs::list(folder)? {
+        let path = folder.join(name);
+        let Some(metadata) = fs::metadata(&path)? else { continue };
+        if fs::modified(&metadata) >= young {
+            continue;
         }
-        Ok(())
+        let amount =
+            if metadata.is_dir() { super::stats::amount(&path)? } else { Amount { files: 1, bytes: metadata.len() } };
+        if !options.dry_run {
+            if metadata.is_dir() {
+                fs::remove_folder(&path)?
+            } else {
+                fs::remove_file(&path)?
+            };
+        }
+        report.leftovers = report.leftovers + amount;
     }
+    Ok(())
 }

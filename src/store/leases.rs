@@ -61,7 +61,7 @@ impl Store {
         let folder = self.root().join("leases");
         let path = folder.join(key.to_string());
         let ours = Holder { host: host(), process: std::process::id(), since_unix_seconds: now().as_secs() };
-        let bytes = serde_json::to_vec(&ours).expect("plain data");
+        let bytes = serde_json::to_vec(&ours).unwrap_or_default();
         if fs::create_folder(&folder).is_err() {
             return Leasing::Held(Lease { held: None });
         }
@@ -93,9 +93,7 @@ impl Store {
             }
             Err(_) => return None,
         };
-        let gone = holder.host == host() && Path::new("/proc/self").exists() && {
-            !Path::new("/proc").join(holder.process.to_string()).exists()
-        };
+        let gone = holder.host == host() && is_gone(holder.process);
         (!gone && age < STALE).then_some(holder)
     }
 
@@ -125,6 +123,16 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// Whether a process of this host has ended, as far as can be told (only where there is a `/proc`).
+fn is_gone(process: u32) -> bool {
+    if !Path::new("/proc/self/stat").exists() {
+        return false;
+    }
+    // `number (name) state …`; the name may hold anything.
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat"));
+    stat.map_or(true, |stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with(['Z', 'X'])))
 }
 
 /// Keeps the lease's file fresh until the sender is dropped.

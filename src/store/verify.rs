@@ -1,6 +1,6 @@
 //! Verification: every byte held against its name.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 use serde::Serialize;
@@ -53,7 +53,7 @@ impl Store {
                 }
             }
             let result = self.get(digest);
-            let mut found = found.lock().expect("no panic while locked");
+            let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
             match result {
                 Ok(bytes) => found.checked.add(bytes.len() as u64),
                 Err(StoreError::Damaged(digest)) => found.damaged.push(digest),
@@ -62,7 +62,7 @@ impl Store {
             }
             Ok(())
         })?;
-        let mut found = found.into_inner().expect("no panic while locked");
+        let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
         found.damaged.sort_unstable();
         for (kind, key, _) in self.list_actions()? {
             let whole = match self.action(&kind, &key)? {
