@@ -20,6 +20,7 @@ mod project;
 mod registry;
 mod report;
 mod segment_align;
+mod simulate;
 mod split;
 #[cfg(test)]
 pub(crate) mod testing;

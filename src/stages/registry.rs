@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use super::{
     controls, features, import_fields,
     kind::{AnyStage, Erased, StageKind},
-    normalize, pca_regression, project, report, segment_align, split, weights,
+    normalize, pca_regression, project, report, segment_align, simulate, split, weights,
 };
 
 /// A stage kind as plain data.
@@ -18,6 +18,7 @@ pub const fn erased<K: StageKind>() -> &'static dyn AnyStage {
 static REGISTRY: &[&dyn AnyStage] = &[
     erased::<import_fields::ImportFields>(),
     erased::<segment_align::SegmentAlign>(),
+    erased::<simulate::Simulate>(),
     erased::<normalize::Normalize>(),
     erased::<project::Project>(),
     erased::<controls::Controls>(),

@@ -1,0 +1,439 @@
+//! Aligned single cells.
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::{
+    SimulateParams,
+    canvas::Frame,
+    figures,
+    geometry::Point,
+    mitosis::Stage,
+    optics,
+    specimen::{Dna, Specimen, Traits},
+    structures,
+};
+use crate::{
+    artifact::{ArtifactError, ArtifactType, ArtifactWriter, CellImage, Cells, CellsDescription, CellsWriter, Table},
+    image::Volume,
+    nn::Rng,
+    stages::{Context, Item, Outputs, StageError, each_cell::encode},
+    store::Tree,
+};
+
+/// What a cell was made with, and what its masks measure.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Truth {
+    /// Volume of the mask, µm³.
+    pub(super) cell_volume_um3: f64,
+    /// Volume of the nucleus's mask, µm³.
+    pub(super) nucleus_volume_um3: f64,
+    /// Highest over lowest voxel of the mask, µm.
+    pub(super) cell_height_um: f64,
+    pub(super) nucleus_height_um: f64,
+    /// Area of the mask's projection along z, µm².
+    pub(super) cell_area_um2: f64,
+    /// Long over short axis of the outline.
+    pub(super) elongation: f64,
+    /// From one division (0) to the next (1).
+    pub(super) cycle: f64,
+    /// How far through the mitotic stage; 0 in interphase.
+    pub(super) progress: f64,
+    /// Centre of mass of the cell's mask from that of the nucleus, along the image's axes, µm: Z, Y, X.
+    pub(super) offset_um: Point,
+    /// Nucleoli in the nucleus.
+    pub(super) nucleoli: usize,
+    /// The angle of the spindle with the image's Y axis in degrees, 0 to 90; -1 without a spindle.
+    pub(super) spindle_degrees: f64,
+}
+
+/// How often a cell that does not fit into its image is drawn anew.
+const ATTEMPTS: usize = 12;
+const IMAGE: &str = "image.ome.tif";
+const TRUTH: &str = "truth.json";
+
+/// Electrons that a brightness of 1 gives: membrane dye, DNA dye.
+const MEMBRANE_ELECTRONS: f64 = 210.0;
+const DNA_ELECTRONS: f64 = 170.0;
+
+pub(super) fn run(params: &SimulateParams, context: &Context) -> Result<Outputs, StageError> {
+    let description = CellsDescription {
+        size: params.size,
+        dimensions: 3,
+        voxel_um: [params.voxel_size; 3],
+        channels: params.channels(),
+        normalised: false,
+    };
+    let stages: Vec<Stage> = (0..params.cells)
+        .map(|number| Stage::draw(&mut Rng::new(params.seed, "stage", number as u64), params.mitotic_fraction))
+        .collect();
+    let items: Vec<Item> = (0..params.cells)
+        .map(|number| Item {
+            inputs: Vec::new(),
+            parameters: json!({
+                "seed": params.seed,
+                "cell": number,
+                "stage": stages[number].name(),
+                "structure": params.structure(number),
+                "drug": params.drug,
+                "size": params.size,
+                "voxel-size": params.voxel_size,
+            }),
+        })
+        .collect();
+    let results = context.map("cells", &items, |number| {
+        let (image, truth) = simulate(params, number, stages[number])?;
+        Ok(vec![
+            (IMAGE.to_owned(), encode(&cell_id(number), &image, &description)?),
+            (TRUTH.to_owned(), serde_json::to_vec(&truth).expect("plain data")),
+        ])
+    })?;
+
+    let mut writer = CellsWriter::new(description, context.blobs());
+    for (number, result) in results.iter().enumerate() {
+        writer.link(&cell_id(number), entry(result, IMAGE)?);
+    }
+    let truths = results
+        .iter()
+        .map(|result| {
+            let bytes = context.blobs().get(&entry(result, TRUTH)?.digest)?;
+            serde_json::from_slice(&bytes)
+                .map_err(|error| ArtifactError::Malformed { kind: ArtifactType::Tables, reason: error.to_string() })
+        })
+        .collect::<Result<Vec<Truth>, ArtifactError>>()?;
+    let (table, truth) = tables(params, &stages, &truths);
+    let cells = writer.finish(&table)?;
+    let mut out = ArtifactWriter::new(ArtifactType::Tables, context.blobs());
+    truth.write(&mut out, "truth")?;
+    let figures = figures::of_cells(&Cells::open(&cells, context.blobs())?, &truth)?.write(context.blobs())?;
+    Ok(Outputs::from([
+        ("cells".to_owned(), cells),
+        ("truth".to_owned(), out.finish()?),
+        ("figures".to_owned(), figures),
+    ]))
+}
+
+fn entry<'a>(result: &'a Tree, name: &str) -> Result<&'a crate::store::TreeEntry, ArtifactError> {
+    result.get(name).ok_or_else(|| ArtifactError::no_file(ArtifactType::Cells, name))
+}
+
+fn cell_id(number: usize) -> String {
+    format!("cell-{number:05}")
+}
+
+/// The table of the set, with what `segment-align` would measure too; and the table of the truth.
+fn tables(params: &SimulateParams, stages: &[Stage], truths: &[Truth]) -> (Table, Table) {
+    let count = truths.len();
+    let ids: Vec<String> = (0..count).map(cell_id).collect();
+    let texts = |text: &str| vec![text.to_owned(); count];
+    let numbers = |f: fn(&Truth) -> f64| truths.iter().map(f).collect::<Vec<f64>>();
+    let structures: Vec<String> = (0..count).map(|number| params.structure(number).to_owned()).collect();
+    let stages: Vec<String> = stages.iter().map(|stage| stage.name().to_owned()).collect();
+    let measured = |table: Table| {
+        table
+            .with("drug", texts(params.drug.name()))
+            .with("cell_volume_um3", numbers(|t| t.cell_volume_um3))
+            .with("nucleus_volume_um3", numbers(|t| t.nucleus_volume_um3))
+            .with("cell_height_um", numbers(|t| t.cell_height_um))
+            .with("nucleus_height_um", numbers(|t| t.nucleus_height_um))
+            .with("cell_area_um2", numbers(|t| t.cell_area_um2))
+            .with("elongation", numbers(|t| t.elongation))
+    };
+    let table = Table::new()
+        .with("cell_id", ids.clone())
+        .with("source_id", ids.clone())
+        .with("dataset", texts(&params.dataset))
+        .with("field", texts(""))
+        .with("structure", structures.clone())
+        .with("control", vec![false; count])
+        .with("stage", stages.clone());
+    let truth = Table::new().with("cell_id", ids).with("structure", structures).with("stage", stages);
+    let truth = measured(truth)
+        .with("cycle", numbers(|t| t.cycle))
+        .with("progress", numbers(|t| t.progress))
+        .with("offset_z_um", numbers(|t| t.offset_um[0]))
+        .with("offset_y_um", numbers(|t| t.offset_um[1]))
+        .with("offset_x_um", numbers(|t| t.offset_um[2]))
+        .with("nucleoli", truths.iter().map(|t| t.nucleoli as i64).collect::<Vec<i64>>())
+        .with("spindle_degrees", numbers(|t| if t.spindle_degrees < 0.0 { f64::NAN } else { t.spindle_degrees }));
+    (measured(table), truth)
+}
+
+/// Cell `number`: its image and its truth.
+fn simulate(params: &SimulateParams, number: usize, stage: Stage) -> Result<(CellImage, Truth), StageError> {
+    let stream = |purpose: &str| Rng::new(params.seed, purpose, number as u64);
+    let mut rng = stream("cell shape");
+    let (specimen, frame) = (0..ATTEMPTS)
+        .find_map(|_| {
+            let traits = Traits::draw(&mut rng, stage);
+            let specimen = Specimen::draw(&mut rng, traits);
+            let frame = Frame::aligned(&specimen, params.size, params.voxel_size);
+            fits(&specimen, &frame).then_some((specimen, frame))
+        })
+        .ok_or_else(|| {
+            StageError::bad_input(format!("cell {number} does not fit into its image"))
+                .with_help("enlarge `size` or `voxel-size`")
+        })?;
+    let anatomy = specimen.anatomy(&frame);
+
+    let mut light = stream("light");
+    let mut dye = |spread: f64| (spread * light.normal()).exp();
+    let (membrane_dye, dna_dye, expression) = (dye(0.18), dye(0.18), dye(0.22));
+    let membrane = structures::paint_membrane(&specimen, &frame, &anatomy, &mut stream("membrane"));
+    let dna = specimen.chromatin(&frame, &anatomy).into_iter().map(|density| density as f32).collect();
+    let mut channels = vec![(membrane, MEMBRANE_ELECTRONS * membrane_dye), (dna, DNA_ELECTRONS * dna_dye)];
+    let name = params.structure(number);
+    if !name.is_empty() {
+        let (data, electrons) =
+            structures::paint(name, &specimen, &frame, &anatomy, params.drug, &mut stream("structure"));
+        channels.push((data, electrons * expression));
+    }
+    let mut camera = stream("camera");
+    let channels = channels
+        .into_iter()
+        .map(|(mut data, electrons)| {
+            optics::blur(&mut data, frame.size, frame.voxel_um);
+            optics::expose(&mut data, electrons, &mut camera);
+            Volume::new(frame.size, data)
+        })
+        .collect();
+
+    let cell = anatomy.inside.iter().map(|&inside| u8::from(inside > 0.0)).collect();
+    let nucleus = anatomy
+        .inside
+        .iter()
+        .zip(&anatomy.nuclear)
+        .map(|(&inside, &nuclear)| u8::from(specimen.is_nucleus(f64::from(inside), f64::from(nuclear))))
+        .collect();
+    let image = CellImage { channels, cell: Volume::new(frame.size, cell), nucleus: Volume::new(frame.size, nucleus) };
+    let truth = truth(&specimen, &frame, &image);
+    Ok((image, truth))
+}
+
+/// Whether a cell lies in a grid as a whole.
+fn fits(specimen: &Specimen, frame: &Frame) -> bool {
+    let coarse = specimen.coarse();
+    let inside = coarse.map(|point| (specimen.place(point).inside > -0.2).then_some(point));
+    inside.into_iter().flatten().all(|point| {
+        let position = frame.position(point);
+        (0..3).all(|axis| position[axis] > -0.5 && position[axis] < frame.size[axis] as f64 - 0.5)
+    })
+}
+
+/// What the masks of an image measure.
+fn truth(specimen: &Specimen, frame: &Frame, image: &CellImage) -> Truth {
+    let cell = Extent::of(&image.cell, frame);
+    let nucleus = Extent::of(&image.nucleus, frame);
+    let spindle_degrees = match &specimen.dna {
+        Dna::Nucleus(_) => -1.0,
+        Dna::Chromosomes(chromosomes) => {
+            let (from, to) = (frame.position(chromosomes.poles[0]), frame.position(chromosomes.poles[1]));
+            (to[2] - from[2]).abs().atan2((to[1] - from[1]).abs()).to_degrees()
+        }
+    };
+    Truth {
+        cell_volume_um3: cell.volume,
+        nucleus_volume_um3: nucleus.volume,
+        cell_height_um: cell.height,
+        nucleus_height_um: nucleus.height,
+        cell_area_um2: cell.area,
+        elongation: cell.elongation,
+        cycle: specimen.traits.cycle,
+        progress: if specimen.traits.stage == Stage::Interphase { 0.0 } else { specimen.traits.progress },
+        offset_um: std::array::from_fn(|axis| cell.centre[axis] - nucleus.centre[axis]),
+        nucleoli: match &specimen.dna {
+            Dna::Nucleus(nucleus) => nucleus.nucleoli.len(),
+            Dna::Chromosomes(_) => 0,
+        },
+        spindle_degrees,
+    }
+}
+
+/// The measures of a mask in µm.
+struct Extent {
+    volume: f64,
+    height: f64,
+    area: f64,
+    elongation: f64,
+    centre: Point,
+}
+
+impl Extent {
+    fn of(mask: &Volume<u8>, frame: &Frame) -> Self {
+        let [depth, height, width] = mask.size;
+        let mut footprint = vec![0_u32; height * width];
+        let (mut count, mut sum, mut planes) = (0_u64, [0.0; 3], 0_u64);
+        for z in 0..depth {
+            let mut any = false;
+            for (index, seen) in footprint.iter_mut().enumerate() {
+                if mask.data[z * height * width + index] != 0 {
+                    any = true;
+                    *seen += 1;
+                    count += 1;
+                    sum[0] += z as f64;
+                    sum[1] += (index / width) as f64;
+                    sum[2] += (index % width) as f64;
+                }
+            }
+            planes += u64::from(any);
+        }
+        let mean = sum.map(|s| s / (count as f64).max(1.0));
+        let (mut yy, mut yx, mut xx) = (0.0, 0.0, 0.0);
+        for (index, &weight) in footprint.iter().enumerate() {
+            let (y, x) = ((index / width) as f64 - mean[1], (index % width) as f64 - mean[2]);
+            let weight = f64::from(weight);
+            yy += weight * y * y;
+            yx += weight * y * x;
+            xx += weight * x * x;
+        }
+        let root = ((yy - xx).powi(2) + 4.0 * yx * yx).sqrt();
+        Self {
+            volume: count as f64 * frame.voxel_volume(),
+            height: planes as f64 * frame.voxel_um[0],
+            area: footprint.iter().filter(|&&seen| seen > 0).count() as f64 * frame.voxel_um[1] * frame.voxel_um[2],
+            elongation: ((yy + xx + root) / (yy + xx - root).max(1e-9)).sqrt(),
+            centre: std::array::from_fn(|axis| mean[axis] * frame.voxel_um[axis]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::json;
+
+    use super::super::Simulate;
+    use super::*;
+    use crate::stages::testing::{MemoryHost, params};
+
+    fn small(extra: serde_json::Value) -> SimulateParams {
+        let mut all = json!({"cells": 4, "size": [12, 26, 16], "voxel-size": 1.7, "seed": 7});
+        all.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        params::<Simulate>(all)
+    }
+
+    #[test]
+    fn a_cell_is_the_same_whatever_the_number_of_cells_and_threads() {
+        let host = MemoryHost::default();
+        let few = host.run::<Simulate>(&small(json!({})), &[]).unwrap();
+        let kept = host.items();
+        let more = host.run::<Simulate>(&small(json!({"cells": 6})), &[]).unwrap();
+        assert_eq!(host.items(), kept + 2);
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+        let fresh = MemoryHost::default();
+        let alone = pool.install(|| fresh.run::<Simulate>(&small(json!({})), &[]).unwrap());
+        for name in (0..4).map(|number| format!("images/{}.ome.tif", cell_id(number))) {
+            assert_eq!(few["cells"].tree.get(&name), more["cells"].tree.get(&name));
+        }
+        for (port, artifact) in &few {
+            assert_eq!(artifact.digest(), alone[port].digest(), "{port}");
+        }
+        let other = host.run::<Simulate>(&small(json!({"seed": 8})), &[]).unwrap();
+        assert_ne!(few["cells"].digest(), other["cells"].digest());
+    }
+
+    #[test]
+    fn every_structure_and_stage_can_be_painted() {
+        let stages = Stage::ALL;
+        for (number, name) in structures::names().enumerate() {
+            let params = small(json!({"structures": [name]}));
+            for stage in [Stage::Interphase, stages[1 + number % 4]] {
+                let (image, truth) = simulate(&params, number, stage).unwrap();
+                assert!(image.channels.iter().all(|c| c.data.iter().all(|v| (0.0..=65535.0).contains(v))));
+                let inside = image.cell.data.iter().zip(&image.channels[2].data).filter(|(m, _)| **m != 0);
+                let outside = image.cell.data.iter().zip(&image.channels[2].data).filter(|(m, _)| **m == 0);
+                let brightest = |v: f32, (_, b): (&u8, &f32)| v.max(*b);
+                let (inside, outside) = (inside.fold(0.0, brightest), outside.fold(0.0, brightest));
+                assert!(inside > 125.0 && inside * 2.0 > outside, "{name} {stage:?} {inside} {outside}");
+                assert!(truth.nucleus_volume_um3 > 40.0, "{name} {stage:?} {truth:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn volumes_and_heights_are_those_of_real_cells() {
+        let mut truths = Vec::new();
+        let params = small(json!({"size": [26, 52, 34], "voxel-size": 0.8}));
+        for number in 0..150 {
+            let mut rng = Rng::new(params.seed, "cell shape", number);
+            let traits = Traits::draw(&mut rng, Stage::Interphase);
+            let specimen = Specimen::draw(&mut rng, traits);
+            let frame = Frame::aligned(&specimen, params.size, params.voxel_size);
+            let anatomy = specimen.anatomy(&frame);
+            let cell = anatomy.inside.iter().map(|&inside| u8::from(inside > 0.0)).collect();
+            let nucleus = anatomy.nuclear.iter().map(|&inside| u8::from(inside > 0.0)).collect();
+            let image = CellImage {
+                channels: Vec::new(),
+                cell: Volume::new(frame.size, cell),
+                nucleus: Volume::new(frame.size, nucleus),
+            };
+            truths.push(truth(&specimen, &frame, &image));
+        }
+        let quantile = |f: fn(&Truth) -> f64, share: f64| {
+            let mut values: Vec<f64> = truths.iter().map(f).collect();
+            values.sort_by(f64::total_cmp);
+            values[(share * 149.0).round() as usize]
+        };
+        let volume = |share| quantile(|t| t.cell_volume_um3, share);
+        assert!((1850.0..2150.0).contains(&volume(0.5)), "{}", volume(0.5));
+        assert!((1150.0..1450.0).contains(&volume(0.05)), "{}", volume(0.05));
+        assert!((2750.0..3350.0).contains(&volume(0.95)), "{}", volume(0.95));
+        let nucleus = |share| quantile(|t| t.nucleus_volume_um3, share);
+        assert!(nucleus(0.05) > 310.0 && nucleus(0.95) < 900.0, "{} {}", nucleus(0.05), nucleus(0.95));
+        let height = |share| quantile(|t| t.cell_height_um, share);
+        assert!(height(0.02) >= 7.5 && height(0.98) <= 16.5, "{} {}", height(0.02), height(0.98));
+        assert!(height(0.95) - height(0.05) > 3.0);
+    }
+
+    #[test]
+    fn structures_are_where_cells_have_them() {
+        // Mean brightness by region for a few structures whose place the paper states.
+        let mut means: BTreeMap<&str, [f64; 3]> = BTreeMap::new();
+        for name in ["mitochondria", "nuclear-envelope", "nucleoli-gc", "matrix-adhesions", "tight-junctions"] {
+            let params = small(json!({"size": [40, 74, 50], "voxel-size": 0.6, "structures": [name]}));
+            let mut sums = [[0.0; 2]; 3];
+            for number in 0..2 {
+                let (image, _) = simulate(&params, number, Stage::Interphase).unwrap();
+                let planes: Vec<usize> = (0..40)
+                    .filter(|z| image.cell.data[z * 74 * 50..(z + 1) * 74 * 50].iter().any(|&v| v != 0))
+                    .collect();
+                let low = planes[0] + planes.len() / 3;
+                for (index, &value) in image.channels[2].data.iter().enumerate() {
+                    let region = match (image.cell.data[index], image.nucleus.data[index]) {
+                        (0, _) => continue,
+                        (_, 1) => 0,
+                        _ if index / (74 * 50) < low => 1,
+                        _ => 2,
+                    };
+                    sums[region][0] += f64::from(value);
+                    sums[region][1] += 1.0;
+                }
+            }
+            means.insert(name, sums.map(|[sum, count]| sum / count - 117.0));
+        }
+        let [nucleus, low, high] = means["mitochondria"];
+        assert!(nucleus * 4.0 < low.min(high), "{means:?}");
+        let [nucleus, low, high] = means["nucleoli-gc"];
+        assert!(nucleus > 3.0 * low.max(high), "{means:?}");
+        let [_, low, high] = means["matrix-adhesions"];
+        assert!(low > 1.15 * high, "{means:?}");
+        let [_, low, high] = means["tight-junctions"];
+        assert!(high > 1.5 * low, "{means:?}");
+    }
+
+    #[test]
+    fn drugs_change_their_target_and_nothing_else() {
+        let image = |structure: &str, drug: &str, number| {
+            simulate(&small(json!({"structures": [structure], "drug": drug})), number, Stage::Interphase).unwrap().0
+        };
+        for (structure, drug) in [("golgi", "brefeldin"), ("microtubules", "paclitaxel")] {
+            let (before, after) = (image(structure, "none", 1), image(structure, drug, 1));
+            assert_eq!(before.channels[..2], after.channels[..2]);
+            assert_eq!(before.cell, after.cell);
+            assert_ne!(before.channels[2], after.channels[2]);
+        }
+        assert_eq!(image("tight-junctions", "none", 1), image("tight-junctions", "brefeldin", 1));
+        assert_eq!(image("golgi", "none", 1), image("golgi", "paclitaxel", 1));
+    }
+}
