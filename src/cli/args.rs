@@ -12,41 +12,41 @@ use crate::{
 
 /// Which pipeline, with which changes, and which of its stages.
 #[derive(Args, Debug)]
-pub struct PipelineArgs {
+pub(super) struct PipelineArgs {
     /// The pipeline: a TOML file
-    pub pipeline: PathBuf,
+    pub(super) pipeline: PathBuf,
 
     /// Only these stages and what they need: `shape`, `sweep[beta=0.5]`, `real-*`; without any: all
     #[arg(value_name = "SELECTOR")]
-    pub selectors: Vec<String>,
+    pub(super) selectors: Vec<String>,
 
     #[command(flatten)]
-    pub changes: ChangeArgs,
+    pub(super) changes: ChangeArgs,
 }
 
 /// Changes to a pipeline from the command line.
 #[derive(Args, Debug)]
-pub struct ChangeArgs {
+pub(super) struct ChangeArgs {
     /// Set a parameter, an input or a matrix: `shape.epochs=50`, `sweep.matrix.beta=[0.1,0.5]`, `pipeline.seed=2`
     #[arg(long = "set", value_name = "STAGE.KEY=VALUE")]
-    pub sets: Vec<String>,
+    pub(super) sets: Vec<String>,
 
     /// Apply `[profiles.NAME]` of the pipeline
     #[arg(long, value_name = "NAME")]
-    pub profile: Option<String>,
+    pub(super) profile: Option<String>,
 }
 
 /// Where the store is.
 #[derive(Args, Debug)]
-pub struct StoreArgs {
+pub(super) struct StoreArgs {
     /// The store: where every result is kept, named by its content
     #[arg(long, value_name = "FOLDER", env = "STATCELL_STORE", default_value = ".statcell")]
-    pub store: PathBuf,
+    pub(super) store: PathBuf,
 }
 
 impl ChangeArgs {
     /// The pipeline's graph with these changes.
-    pub fn load(&self, pipeline: &Path) -> Result<Graph, Failure> {
+    pub(super) fn load(&self, pipeline: &Path) -> Result<Graph, Failure> {
         let overrides = Overrides { sets: self.sets.clone(), profile: self.profile.clone() };
         Ok(graph::load(pipeline, &overrides)?)
     }

@@ -13,7 +13,7 @@ use crate::{
 
 /// Look after the store: what it holds, whether it is sound, what can go
 #[derive(Args, Debug)]
-pub struct CacheArgs {
+pub(super) struct CacheArgs {
     #[command(subcommand)]
     command: CacheCommand,
 }
@@ -81,7 +81,7 @@ fn amount(amount: Amount, noun: &str) -> String {
 }
 
 /// Does what the arguments ask; reports go to `out`.
-pub fn cache(args: &CacheArgs, out: &mut dyn Write) -> Result<(), Failure> {
+pub(super) fn cache(args: &CacheArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let text = match &args.command {
         CacheCommand::Stats { store, json } => stats(store, *json)?,
         CacheCommand::Verify { store, sample } => return verify(store, *sample, out),

@@ -9,13 +9,13 @@ use super::{Cli, Failure};
 
 /// Print completions for a shell
 #[derive(Args, Debug)]
-pub struct CompletionsArgs {
+pub(super) struct CompletionsArgs {
     /// The shell
     shell: Shell,
 }
 
 /// Prints completions to `out`.
-pub fn completions(args: &CompletionsArgs, out: &mut dyn Write) -> Result<(), Failure> {
+pub(super) fn completions(args: &CompletionsArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "statcell", &mut script);
     out.write_all(&script).map_err(Failure::output)

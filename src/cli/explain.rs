@@ -15,7 +15,7 @@ use crate::{
 
 /// Explain why an instance is cached or runs, back to what changed first
 #[derive(Args, Debug)]
-pub struct ExplainArgs {
+pub(super) struct ExplainArgs {
     /// The pipeline: a TOML file
     pipeline: PathBuf,
 
@@ -34,7 +34,7 @@ pub struct ExplainArgs {
 }
 
 /// Prints the explanation to `out`.
-pub fn explain(args: &ExplainArgs, out: &mut dyn Write) -> Result<(), Failure> {
+pub(super) fn explain(args: &ExplainArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let graph = args.changes.load(&args.pipeline)?;
     let (index, _) = graph.output(&args.instance)?;
     let store = Store::open(&args.store.store)?;

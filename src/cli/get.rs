@@ -21,7 +21,7 @@ use crate::{
 
 /// Copy a result out of the store into a folder
 #[derive(Args, Debug)]
-pub struct GetArgs {
+pub(super) struct GetArgs {
     /// The pipeline: a TOML file
     pipeline: PathBuf,
 
@@ -41,7 +41,7 @@ pub struct GetArgs {
 }
 
 /// Copies the artifact; prints the folder to `out`.
-pub fn get(args: &GetArgs, out: &mut dyn Write) -> Result<(), Failure> {
+pub(super) fn get(args: &GetArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let graph = args.changes.load(&args.pipeline)?;
     let (index, port) = graph.output(&args.result)?;
     let store = Store::open_existing(&args.store.store)?;

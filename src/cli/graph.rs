@@ -9,7 +9,7 @@ use crate::graph::draw;
 
 /// Draw the pipeline; a group of instances is one box
 #[derive(Args, Debug)]
-pub struct GraphArgs {
+pub(super) struct GraphArgs {
     /// The pipeline: a TOML file
     pipeline: PathBuf,
 
@@ -32,7 +32,7 @@ enum Format {
 }
 
 /// Prints the drawing to `out`.
-pub fn graph(args: &GraphArgs, out: &mut dyn Write) -> Result<(), Failure> {
+pub(super) fn graph(args: &GraphArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let graph = args.changes.load(&args.pipeline)?;
     let text = match args.format {
         Format::Dot => draw::dot(&graph),

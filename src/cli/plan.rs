@@ -18,7 +18,7 @@ use crate::{
 /// `hit`: the store has the result. `run`: it will be computed, for the reason given. `unknown`: something that it takes
 /// from will be computed first; if that turns out as before, this is a hit.
 #[derive(Args, Debug)]
-pub struct PlanArgs {
+pub(super) struct PlanArgs {
     #[command(flatten)]
     pipeline: PipelineArgs,
 
@@ -31,7 +31,7 @@ pub struct PlanArgs {
 }
 
 /// Prints the plan to `out`.
-pub fn plan(args: &PlanArgs, out: &mut dyn Write) -> Result<(), Failure> {
+pub(super) fn plan(args: &PlanArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let graph = args.pipeline.changes.load(&args.pipeline.pipeline)?;
     let selected = graph.select(&args.pipeline.selectors)?;
     let store = Store::open(&args.store.store)?;

@@ -25,7 +25,7 @@ use crate::{
 /// Ctrl-C is safe: finished stages and checkpoints are kept, and the same command continues. Figures, tables and the report
 /// go to `RESULTS/PIPELINE/`; the path of the report is what is printed on the standard output.
 #[derive(Args, Debug)]
-pub struct RunArgs {
+pub(super) struct RunArgs {
     #[command(flatten)]
     pipeline: PipelineArgs,
 
@@ -50,7 +50,7 @@ pub struct RunArgs {
 }
 
 /// Runs the pipeline; prints the path of the report to `out`.
-pub fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), Failure> {
+pub(super) fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let graph = args.pipeline.changes.load(&args.pipeline.pipeline)?;
     let selected = graph.select(&args.pipeline.selectors)?;
     let store = Store::open(&args.store.store)?;
