@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 /// Estimates the rest of each running instance from the units done since it was first seen: a training that continues
 /// from a checkpoint begins in the middle, and what the cache had goes by in no time.
 #[derive(Default)]
-pub struct Eta {
+pub(super) struct Eta {
     first: BTreeMap<String, (u64, f64)>,
 }
 
@@ -14,7 +14,7 @@ const SETTLING: f64 = 2.0;
 
 impl Eta {
     /// The seconds that are left, from `done` of `total` units at `seconds` since the instance began.
-    pub fn left(&mut self, instance: &str, done: u64, total: u64, seconds: f64) -> Option<f64> {
+    pub(super) fn left(&mut self, instance: &str, done: u64, total: u64, seconds: f64) -> Option<f64> {
         let &mut (first_done, first_seconds) = self.first.entry(instance.to_owned()).or_insert((done, seconds));
         let (units, time) = (done.checked_sub(first_done)?, seconds - first_seconds);
         if units == 0 || time < SETTLING || done >= total {
@@ -24,7 +24,7 @@ impl Eta {
     }
 
     /// The instance ended.
-    pub fn forget(&mut self, instance: &str) {
+    pub(super) fn forget(&mut self, instance: &str) {
         self.first.remove(instance);
     }
 }
