@@ -473,7 +473,7 @@ fn explain(stage: &Stage, kind: &dyn AnyStage, problem: &crate::stages::Problem)
             let span = port.map(|connection| &connection.span).or_else(|| stage.spans.get(field));
             let span = span.or_else(|| stage.spans.get(field.split('.').next()?));
             match span {
-                Some(span) => error.label(span, "here"),
+                Some(span) => error.label(span, ""),
                 None => error.label(&stage.span, format!("`{field}` has its default in `{}`", kind.name())),
             }
         }

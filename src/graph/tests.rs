@@ -504,8 +504,9 @@ epochs = 0
 
 #[test]
 fn names_are_checked() {
-    let text = "[pipeline]\nname = \"my pipeline\"\nsede = 3\n[stage.a]\nuses = \"colony\"\n[stages.\"a b\"]\nuses = \"colony\"\ncells = 1\n\
-                [stages.c]\nuses = \"colony\"\ncells = 1\n[stages.c]\nuses = \"split\"\n";
+    let twice = "[stages.c]\nuses = \"colony\"\ncells = 1\n[stages.b]\n[stages.c]\nuses = \"split\"\n[stages.d]\nuses = 1\nuses = 2\n";
+    insta::assert_snapshot!("twice", errors(twice));
+    let text = "[pipeline]\nname = \"my pipeline\"\nsede = 3\n[stage.a]\nuses = \"colony\"\n[stages.\"a b\"]\nuses = \"colony\"\ncells = 1\n";
     let found = graph_with(text, &Overrides::default()).err().unwrap();
     insta::assert_snapshot!("names", found.render(false, 100));
     let empty = graph_with("", &Overrides::default()).err().unwrap();

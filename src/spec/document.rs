@@ -76,6 +76,9 @@ fn parse(text: &str, offset: usize) -> (Table<'_>, Vec<toml::de::Error>) {
 fn syntax(error: &toml::de::Error, offset: usize, length: usize, label: &str) -> SpecError {
     let span = error.span().unwrap_or(0..0);
     let span = span.start.min(length) + offset..span.end.min(length) + offset;
+    if error.message().starts_with("string values must be quoted") {
+        return SpecError::new("syntax", "text must stand in quotes").label(&span, "without quotes");
+    }
     SpecError::new("syntax", error.message().to_owned()).label(&span, label)
 }
 
@@ -135,13 +138,15 @@ pub(super) fn sources(name: &str, text: &str, overrides: &Overrides) -> Sources 
     sources
 }
 
-/// Reads the texts and applies the overrides.
-pub(super) fn read<'t>(sources: &'t Sources, profile: Option<&str>, errors: &mut Vec<SpecError>) -> Table<'t> {
+/// Reads the texts and applies the overrides. `None`: the pipeline's own text is no TOML (what is wrong went to `errors`).
+pub(super) fn read<'t>(sources: &'t Sources, profile: Option<&str>, errors: &mut Vec<SpecError>) -> Option<Table<'t>> {
     let mut texts = sources.texts();
     let (offset, text) = texts.next().expect("the pipeline's own text");
     let (mut table, mistakes) = parse(text, offset);
-    for error in &mistakes {
-        errors.push(duplicate_stage(&table, sources, error).unwrap_or_else(|| syntax(error, offset, text.len(), "")));
+    if !mistakes.is_empty() {
+        // What the reader made of a broken text is a guess: its stages are looked at once the syntax is right.
+        errors.extend(syntax_errors(&table, text, &mistakes));
+        return None;
     }
 
     for (key, _) in in_order(&table) {
@@ -160,23 +165,74 @@ pub(super) fn read<'t>(sources: &'t Sources, profile: Option<&str>, errors: &mut
     apply_profile(&mut table, profile, errors);
     for (offset, set) in texts {
         match parse_set(set, offset) {
-            Ok(set) => apply(&mut table, set, "--set", errors),
+            Ok(set) => apply(&mut table, set, "`--set`", errors),
             Err(error) => errors.push(error),
         }
     }
-    table
+    Some(table)
+}
+
+/// What is wrong with the pipeline's own text, which begins at offset 0. Errors that only follow from others are left out.
+fn syntax_errors(table: &Table, text: &str, mistakes: &[toml::de::Error]) -> Vec<SpecError> {
+    let start = |error: &toml::de::Error| error.span().map_or(0, |span| span.start);
+    // Everything behind a bracket that is not closed is read as if it stood in it.
+    let open = mistakes
+        .iter()
+        .filter(|error| error.message().starts_with("unclosed"))
+        .filter_map(|error| unclosed(table.values(), text, start(error)))
+        .min();
+    let mut errors = Vec::new();
+    let mut repeated_until = 0;
+    for error in mistakes.iter().filter(|error| open.is_none_or(|open| start(error) < open)) {
+        if error.message() == "duplicate key" && start(error) < repeated_until {
+            continue;
+        }
+        if let Some(duplicate) = duplicate_stage(text, error) {
+            let rest = &text[start(error)..];
+            repeated_until = rest.find("\n[").map_or(text.len(), |next| start(error) + next);
+            errors.push(duplicate);
+        } else {
+            errors.push(syntax(error, 0, text.len(), ""));
+        }
+    }
+    if let Some(open) = open {
+        let bracket = &text[open..=open];
+        errors.push(
+            SpecError::new("syntax", format!("a `{bracket}` is not closed")).label(&(open..open + 1), "opened here"),
+        );
+    }
+    errors
+}
+
+/// Where the outermost list or inline table begins that holds the place `at`.
+fn unclosed<'a>(nodes: impl Iterator<Item = &'a Node<'a>>, text: &str, at: usize) -> Option<usize> {
+    nodes
+        .filter_map(|node| {
+            let span = node.span();
+            let bracket = text.get(span.start..=span.start)?;
+            if (bracket == "[" && node.get_ref().is_array() || bracket == "{") && span.start < at && at <= span.end {
+                return Some(span.start);
+            }
+            unclosed(node.get_ref().as_table()?.values(), text, at)
+        })
+        .min()
 }
 
 /// The error of a stage that is defined again, with both places.
-fn duplicate_stage(table: &Table, sources: &Sources, error: &toml::de::Error) -> Option<SpecError> {
+fn duplicate_stage(text: &str, error: &toml::de::Error) -> Option<SpecError> {
     let span = error.span().filter(|_| error.message() == "duplicate key")?;
-    let name = sources.text(&span)?;
-    let (first, _) = table.get("stages")?.get_ref().as_table()?.get_key_value(name)?;
-    (first.span().end <= span.start).then(|| {
+    let name = text.get(span.clone())?;
+    let header = format!("[stages.{name}]");
+    let place = span.start.checked_sub("[stages.".len())?;
+    if !text.get(place..)?.starts_with(&header) {
+        return None;
+    }
+    let first = text[..place].find(&header)? + "[stages.".len();
+    Some(
         SpecError::new("duplicate-stage", format!("there are two stages named `{name}`"))
             .label(&span, "the second")
-            .label(&first.span(), "the first")
-    })
+            .label(&(first..first + name.len()), "the first"),
+    )
 }
 
 fn apply_profile(table: &mut Table, wanted: Option<&str>, errors: &mut Vec<SpecError>) {
@@ -270,7 +326,9 @@ fn parse_set(set: &str, offset: usize) -> Result<Table<'_>, SpecError> {
     let (mut table, errors) = parse(set, offset);
     if let Some(error) = errors.first() {
         if value.trim_start().starts_with(['[', '{', '"', '\'']) {
-            return Err(syntax(error, offset, set.len(), "in this value"));
+            let start = offset + path.len() + 1;
+            return Err(SpecError::new("syntax", error.message().to_owned())
+                .label(&(start..offset + set.len()), "this is no TOML value"));
         }
         table = bare_word(path, value, offset).ok_or_else(|| syntax(error, offset, set.len(), ""))?;
     }

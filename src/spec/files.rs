@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::error::{did_you_mean, nearest};
+use super::error::nearest;
 
 /// Why a path or pattern gives no files: the message and advice.
 pub(super) type Complaint = (String, Option<String>);
@@ -61,14 +61,16 @@ fn literal(path: &Path, text: &str) -> Result<Found, Complaint> {
         names.sort_unstable();
         names
     });
-    let help = match (&siblings, path.file_name().and_then(|name| name.to_str())) {
-        (Some(names), Some(name)) if nearest(name, names.iter().map(String::as_str)).is_some() => {
-            did_you_mean(name, names.iter().map(String::as_str))
+    let near = siblings.as_ref().zip(path.file_name().and_then(|name| name.to_str()));
+    let near = near.and_then(|(names, name)| nearest(name, names.iter().map(String::as_str)));
+    let help = match near {
+        Some(near) => format!("did you mean `{}`?", Path::new(text).with_file_name(near).display()),
+        None if siblings.is_none() => {
+            "its folder does not exist; a path is relative to the pipeline's own file".to_owned()
         }
-        (None, _) => Some("its folder does not exist; a path is relative to the pipeline's own file".to_owned()),
-        _ => Some("a path is relative to the pipeline's own file".to_owned()),
+        None => "a path is relative to the pipeline's own file".to_owned(),
     };
-    Err((format!("there is no file `{text}`"), help))
+    Err((format!("there is no file `{text}`"), Some(help)))
 }
 
 #[cfg(test)]
@@ -90,7 +92,7 @@ mod tests {
         assert_eq!(names("images/**/*.tif").unwrap(), ["[1].tif", "a.tif", "b.tif", "c.tif"]);
         assert_eq!(names("images/[1].tif").unwrap(), ["[1].tif"]);
         assert_eq!(names("images/*.czi").unwrap_err().0, "no file matches `images/*.czi`");
-        assert_eq!(names("images/note.txt").unwrap_err().1.unwrap(), "did you mean `notes.txt`?");
+        assert_eq!(names("images/note.txt").unwrap_err().1.unwrap(), "did you mean `images/notes.txt`?");
         assert!(names("images").unwrap_err().0.contains("is a folder"));
         assert!(names("").is_err());
     }

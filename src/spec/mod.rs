@@ -91,7 +91,10 @@ pub(crate) fn read(
 ) -> Spec {
     let sources = document::sources(name, text, overrides);
     let mut errors = Vec::new();
-    let table = document::read(&sources, overrides.profile.as_deref(), &mut errors);
+    let Some(table) = document::read(&sources, overrides.profile.as_deref(), &mut errors) else {
+        let stages = Vec::new();
+        return Spec { name: String::new(), description: None, stages, sources: Arc::new(sources), errors };
+    };
     let empty = Table::new();
     let top = 0..text.len().min(1);
     let part = |name: &str, errors: &mut Vec<SpecError>| match table.get_key_value(name) {
@@ -165,8 +168,7 @@ impl<'t> Header<'t> {
                 header.seed = seed.clone();
             } else {
                 errors.push(
-                    SpecError::new("wrong-type", "`seed` must be a whole number, 0 or more")
-                        .label(&seed.span(), "this"),
+                    SpecError::new("wrong-type", "`seed` must be a whole number, 0 or more").label(&seed.span(), ""),
                 );
             }
         }

@@ -45,7 +45,7 @@ pub(super) fn odd_numbers(name: &str, node: &Node, errors: &mut Vec<SpecError>) 
             if odd {
                 errors.push(
                     SpecError::new("wrong-type", format!("`{name}` must be a finite number"))
-                        .label(&node.span(), "this is not finite"),
+                        .label(&node.span(), "out of range"),
                 );
             }
             odd
@@ -144,11 +144,17 @@ fn explain(name: &str, value: &Node, at: &Span, message: &str) -> SpecError {
             None => other.strip_prefix("struct ").map_or_else(|| other.to_owned(), |_| "a table".to_owned()),
         },
     };
+    if let DeValue::Integer(integer) = value.get_ref()
+        && *at == value.span()
+        && i64::from_str_radix(integer.as_str(), integer.radix()).is_err()
+    {
+        return SpecError::new("wrong-type", format!("`{name}` is too large a number")).label(at, "");
+    }
     let part = if *at == value.span() { String::new() } else { "every value of ".to_owned() };
     let found = if message.starts_with("invalid type") && *at == value.span() {
         format!("{} stands here", type_name(value.get_ref()))
     } else {
-        "this".to_owned()
+        String::new()
     };
     let verb = if message.starts_with("invalid") { "must be" } else { "needs" };
     SpecError::new("wrong-type", format!("{part}`{name}` {verb} {expected}")).label(at, found)

@@ -347,7 +347,7 @@ impl Surroundings<'_> {
                 let example = if input.takes_files() { "path/to/file" } else { "stage.port" };
                 errors.push(
                     SpecError::new("missing-port", format!("stage `{}` needs `{}`", stage.name, input.name))
-                        .label(&stage.span, format!("{} is not given", input.about))
+                        .label(&stage.span, format!("not given: {}", input.about))
                         .help(format!("add `{} = \"{example}\"`", input.name)),
                 );
             }
@@ -439,8 +439,9 @@ impl Surroundings<'_> {
                         }
                     }
                 }
-                Err((message, help)) => errors
-                    .push(SpecError::new("missing-file", message).label(&item.span(), "not found").help_maybe(help)),
+                Err((message, help)) => {
+                    errors.push(SpecError::new("missing-file", message).label(&item.span(), "").help_maybe(help))
+                }
             }
             return;
         }
