@@ -10,6 +10,7 @@ mod fields;
 mod figures;
 mod table;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::store::{Blobs, Digest, Tree, TreeEntry};
@@ -22,7 +23,7 @@ pub use figures::{Figure, FigureSet};
 pub use table::{Column, Table};
 
 /// The type of an artifact. Ports declare the types that they give and take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ArtifactType {
     /// Fields of view, 3D images of many cells: [`Fields`].
@@ -44,6 +45,10 @@ pub enum ArtifactType {
 }
 
 impl ArtifactType {
+    /// Every type.
+    pub const ALL: [Self; 8] =
+        [Self::Fields, Self::Labels, Self::Cells, Self::Tables, Self::Model, Self::Figures, Self::Report, Self::Files];
+
     /// The name as it stands in pipelines and listings.
     #[must_use]
     pub const fn name(self) -> &'static str {

@@ -12,6 +12,8 @@ mod graph;
 pub mod import_weights;
 mod plan;
 mod run;
+mod schema;
+mod stages;
 
 use std::io::Write;
 
@@ -42,6 +44,8 @@ enum Command {
     Graph(graph::GraphArgs),
     Get(get::GetArgs),
     Cache(cache::CacheArgs),
+    Schema(schema::SchemaArgs),
+    Stages(stages::StagesArgs),
     ImportWeights(import_weights::ImportWeights),
     Completions(completions::CompletionsArgs),
 }
@@ -58,6 +62,8 @@ pub fn execute(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Graph(args) => graph::graph(args, out),
         Command::Get(args) => get::get(args, out),
         Command::Cache(args) => cache::cache(args, out),
+        Command::Schema(args) => schema::schema(args, out),
+        Command::Stages(args) => stages::stages(args, out),
         Command::ImportWeights(args) => {
             let line = import_weights::run(args).map_err(Failure::from)?;
             writeln!(out, "{line}").map_err(Failure::output)

@@ -312,7 +312,7 @@ impl<'a> Builder<'a> {
         let mut sound = true;
         for resolved in taken
             .iter()
-            .filter(|(connection, _)| connection.input.arity != Arity::Many)
+            .filter(|(connection, _)| takes_one(connection))
             .flat_map(|(_, resolved)| resolved.iter().flatten())
         {
             for axis in &resolved.axes {
@@ -378,12 +378,12 @@ impl<'a> Builder<'a> {
                     known.push(Facts::default());
                     continue;
                 };
-                let members = if connection.input.arity == Arity::Many {
-                    found.members.clone()
-                } else {
+                let members = if takes_one(connection) {
                     let member = member(found, axes, at);
                     fine &= member.is_some();
                     member.into_iter().collect()
+                } else {
+                    found.members.clone()
                 };
                 for member in members {
                     sources.push(Source::Output { instance: member, port: found.port.clone() });
@@ -402,6 +402,11 @@ impl<'a> Builder<'a> {
         inputs.sort_by(|a, b| a.0.cmp(&b.0));
         (inputs, facts, fine)
     }
+}
+
+/// Whether each thing at the port stands alone, so that a group there makes the stage a group.
+fn takes_one(connection: &Connection) -> bool {
+    matches!(connection.input.arity, Arity::One | Arity::Optional | Arity::Named)
 }
 
 fn same(a: &Value, b: &Value) -> bool {

@@ -20,12 +20,14 @@
 //! epochs = 1
 //! ```
 
+mod describe;
 mod document;
 mod error;
 mod files;
 mod matrix;
 mod params;
 mod reference;
+mod schema;
 mod source;
 mod stage;
 #[cfg(test)]
@@ -38,9 +40,11 @@ use toml::de::DeValue;
 use crate::stages::AnyStage;
 use document::{Node, Table, in_order, not_a_table, type_name};
 
+pub use describe::{KindDescription, ParameterDescription, PortDescription, describe, describe_text};
 pub use document::Overrides;
 pub use error::{SpecError, SpecErrors, did_you_mean};
 pub use reference::Reference;
+pub use schema::{schema, schema_text};
 pub use source::{Sources, Span};
 pub use stage::{Connection, Feed, Stage, StageAxis, Variant};
 

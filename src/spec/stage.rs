@@ -392,7 +392,11 @@ impl Surroundings<'_> {
             Connection { port, input: input.clone(), span: value.span(), feeds: Vec::new(), broken: false };
         let before = errors.len();
         // A table of names takes lists only of files.
-        let takes_list = input.arity == Arity::Many || (input.arity == Arity::Named && input.takes_files());
+        let takes_list = match input.arity {
+            Arity::Many | Arity::Any => true,
+            Arity::Named => input.takes_files(),
+            Arity::One | Arity::Optional => false,
+        };
         match value.get_ref() {
             DeValue::String(_) => self.feed(&mut connection, value, errors),
             DeValue::Array(list) if takes_list => {
@@ -458,7 +462,7 @@ impl Surroundings<'_> {
 
 fn wrong_feed(port: &str, input: &Input, span: &Span, found: &DeValue) -> SpecError {
     let wanted = if input.takes_files() { "a path or pattern" } else { "a reference such as `\"stage.port\"`" };
-    let list = if input.arity == Arity::Many { ", or a list of them" } else { "" };
+    let list = if matches!(input.arity, Arity::Many | Arity::Any) { ", or a list of them" } else { "" };
     SpecError::new("wrong-type", format!("`{port}` must be {wanted}{list}"))
         .label(span, format!("{} stands here", type_name(found)))
 }

@@ -56,7 +56,7 @@ impl StageKind for ImportFields {
     fn inputs(_: Option<&Params>) -> Vec<Input> {
         vec![
             Input::files("files", Arity::Many, "TIFF files, one a field"),
-            Input::files("labels", Arity::Optional, "label images from elsewhere, one a field, in the same order"),
+            Input::files("labels", Arity::Any, "label images from elsewhere, one a field, in the same order"),
         ]
     }
 

@@ -5,6 +5,7 @@
 //!
 //! To add a kind: write a file with a type that implements [`StageKind`], and name it in [`registry`].
 
+mod command;
 mod context;
 mod controls;
 mod each_cell;

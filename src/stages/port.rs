@@ -17,6 +17,8 @@ pub enum Arity {
     Optional,
     /// A list of one or more, in the order of the pipeline; a group in it stands for its members in order.
     Many,
+    /// A list of any number, or nothing.
+    Any,
     /// A table of names, each with one thing: `inputs = { image = "cells" }`. Every name is a port of its own for the stage,
     /// here `inputs.image`.
     Named,

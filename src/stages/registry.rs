@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 
 use super::{
-    controls, features, import_fields,
+    command, controls, features, import_fields,
     kind::{AnyStage, Erased, StageKind},
     normalize, pca_regression, project, report, segment_align, simulate, split, weights,
 };
@@ -27,6 +27,7 @@ static REGISTRY: &[&dyn AnyStage] = &[
     erased::<features::Features>(),
     erased::<pca_regression::PcaRegression>(),
     erased::<report::Report>(),
+    erased::<command::Command>(),
 ];
 
 /// All stage kinds, in the order in which a pipeline uses them.
