@@ -12,9 +12,9 @@ use crate::spec;
 /// Editors that know TOML schemas (with the plugins Even Better TOML or Tombi) then complete and check pipelines while you
 /// type: begin the file with `#:schema PATH/pipeline.schema.json`.
 #[derive(Args, Debug)]
-pub struct SchemaArgs {}
+pub(super) struct SchemaArgs {}
 
 /// Prints the schema to `out`.
-pub fn schema(_: &SchemaArgs, out: &mut dyn Write) -> Result<(), Failure> {
+pub(super) fn schema(_: &SchemaArgs, out: &mut dyn Write) -> Result<(), Failure> {
     out.write_all(spec::schema_text().as_bytes()).map_err(Failure::output)
 }

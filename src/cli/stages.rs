@@ -12,7 +12,7 @@ use crate::{
 
 /// List the stage kinds; with a name, all about that kind
 #[derive(Args, Debug)]
-pub struct StagesArgs {
+pub(super) struct StagesArgs {
     /// Only these kinds, in full
     kinds: Vec<String>,
 
@@ -22,18 +22,14 @@ pub struct StagesArgs {
 }
 
 /// Prints the kinds to `out`.
-pub fn stages(args: &StagesArgs, out: &mut dyn Write) -> Result<(), Failure> {
+pub(super) fn stages(args: &StagesArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let all = spec::describe();
     for name in &args.kinds {
         if all.iter().all(|kind| kind.name != name) {
             let known = || all.iter().map(|kind| kind.name);
             let hint = spec::did_you_mean(name, known())
                 .unwrap_or_else(|| format!("there is {}", known().collect::<Vec<_>>().join(", ")));
-            return Err(Failure::new(
-                ExitCode::BadPipeline,
-                format!("there is no stage kind `{name}`"),
-                Some(&hint),
-            ));
+            return Err(Failure::new(ExitCode::BadPipeline, format!("there is no stage kind `{name}`"), Some(&hint)));
         }
     }
     let wanted = |kind: &KindDescription| args.kinds.is_empty() || args.kinds.iter().any(|name| kind.name == name);
