@@ -156,13 +156,20 @@ impl Picture {
     pub fn cell(image: &CellImage, description: &CellsDescription, view: View) -> Self {
         let contrast =
             if description.normalised { Contrast::Fixed(0.0, 1.0) } else { Contrast::Percentiles(1.0, 99.8) };
-        let layers: Vec<_> = image
-            .channels
-            .iter()
-            .zip(&description.channels)
-            .map(|(volume, name)| (volume, channel_color(name), contrast))
-            .collect();
-        Self::composite(&layers, description.voxel_um, view)
+        Self::channels(&image.channels, &description.channels, contrast, description.voxel_um, view)
+    }
+
+    /// Channels in their colours, by their names.
+    #[must_use]
+    pub fn channels(
+        volumes: &[Volume<f32>],
+        names: &[String],
+        contrast: Contrast,
+        voxel_um: [f64; 3],
+        view: View,
+    ) -> Self {
+        let layers = volumes.iter().zip(names).map(|(volume, name)| (volume, channel_color(name), contrast));
+        Self::composite(&layers.collect::<Vec<_>>(), voxel_um, view)
     }
 
     /// One plane in a colour scale from black over `color` to white: shows faint things in a single channel.
@@ -499,7 +506,8 @@ impl<'a> Layout<'a> {
         let tile = [wide * factor, high * factor];
         let count = gallery.rows.iter().map(|row| row.tiles.len()).chain([gallery.columns.len(), 1]).max().unwrap_or(1);
 
-        let longest = gallery.rows.iter().map(|row| row.title.chars().count()).max().unwrap_or(0);
+        let lines = gallery.rows.iter().flat_map(|row| row.title.lines());
+        let longest = lines.map(|line| line.chars().count()).max().unwrap_or(0);
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most 160")]
         let row_titles = (longest as f64 * f64::from(TITLE_SIZE) * LETTER).ceil().min(160.0) as usize;
         let left = MARGIN + if row_titles > 0 { row_titles + 6 } else { 0 };

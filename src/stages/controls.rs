@@ -62,7 +62,7 @@ pub(super) struct ControlsParams {
     pub(super) seed: u64,
 }
 
-fn all() -> Vec<Control> {
+pub(super) fn all() -> Vec<Control> {
     vec![Control::Dna, Control::Memb, Control::Blank, Control::Noise, Control::Random]
 }
 

@@ -3,9 +3,9 @@
 use std::marker::PhantomData;
 
 use super::{
-    command, controls, features, import_fields,
+    command, controls, embed, features, import_fields,
     kind::{AnyStage, Erased, StageKind},
-    normalize, pca_regression, project, report, segment_align, simulate, split, weights,
+    latent_walk, normalize, pca_regression, project, report, sample, segment_align, simulate, split, weights,
 };
 
 /// A stage kind as plain data.
@@ -24,6 +24,9 @@ static REGISTRY: &[&dyn AnyStage] = &[
     erased::<controls::Controls>(),
     erased::<split::Split>(),
     erased::<weights::Weights>(),
+    erased::<embed::Embed>(),
+    erased::<sample::Sample>(),
+    erased::<latent_walk::LatentWalk>(),
     erased::<features::Features>(),
     erased::<pca_regression::PcaRegression>(),
     erased::<report::Report>(),
