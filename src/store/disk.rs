@@ -262,6 +262,29 @@ mod tests {
         assert_eq!(std::fs::read_dir(store.tmp()).unwrap().count(), 0);
     }
 
+    #[test]
+    fn many_may_write_at_once() {
+        // Each store is new: all threads meet where its folders are made.
+        for round in 0..20_u32 {
+            let (_folder, store) = store();
+            let barrier = std::sync::Barrier::new(8);
+            std::thread::scope(|scope| {
+                for thread in 0..8_u32 {
+                    let (store, barrier) = (&store, &barrier);
+                    scope.spawn(move || {
+                        barrier.wait();
+                        for number in 0..8 {
+                            let own = format!("{round} {thread} {number}");
+                            store.put(own.as_bytes()).unwrap();
+                            store.put(format!("{round} {number}").as_bytes()).unwrap();
+                        }
+                    });
+                }
+            });
+            assert_eq!(store.stats().unwrap().blobs.files, 72);
+        }
+    }
+
     fn damage(path: &Path, bytes: &[u8]) {
         std::fs::remove_file(path).unwrap();
         std::fs::write(path, bytes).unwrap();

@@ -115,34 +115,31 @@ fn set_mode(_: &mut File, _: Mode) -> io::Result<()> {
 
 /// Gives a staged file its name unless something has that name already: then `false`, and the staged file is gone.
 pub(crate) fn publish_new(staged: NamedTempFile, path: &Path) -> Result<bool> {
-    match staged.persist_noclobber(path) {
+    let result = match staged.persist_noclobber(path) {
+        Err(error) if error.error.kind() == ErrorKind::NotFound => {
+            // The folder is not there, or was not a moment ago: others may be making it too.
+            create_folder(path.parent().unwrap_or(path))?;
+            error.file.persist_noclobber(path)
+        }
+        other => other,
+    };
+    match result {
         Ok(_) => Ok(true),
         Err(error) if error.error.kind() == ErrorKind::AlreadyExists => Ok(false),
-        Err(error)
-            if error.error.kind() == ErrorKind::NotFound && path.parent().is_some_and(|folder| !folder.exists()) =>
-        {
-            create_folder(path.parent().unwrap_or(path))?;
-            match error.file.persist_noclobber(path) {
-                Ok(_) => Ok(true),
-                Err(error) if error.error.kind() == ErrorKind::AlreadyExists => Ok(false),
-                Err(error) => Err(failed("write", path)(error.error)),
-            }
-        }
         Err(error) => Err(failed("write", path)(error.error)),
     }
 }
 
 /// Gives a staged file its name, in the place of what had it.
 pub(crate) fn publish(staged: NamedTempFile, path: &Path) -> Result<()> {
-    match staged.persist(path) {
-        Ok(_) => Ok(()),
+    let result = match staged.persist(path) {
         Err(error) if error.error.kind() == ErrorKind::NotFound => {
             create_folder(path.parent().unwrap_or(path))?;
-            error.file.persist(path).map_err(|error| failed("write", path)(error.error))?;
-            Ok(())
+            error.file.persist(path)
         }
-        Err(error) => Err(failed("write", path)(error.error)),
-    }
+        other => other,
+    };
+    result.map(drop).map_err(|error| failed("write", path)(error.error))
 }
 
 /// Says that the file was used now. Not everybody who may read a file may say so: `false` then.
@@ -186,7 +183,7 @@ pub(crate) fn sync(path: &Path) -> Result<()> {
     }
 }
 
-/// Appends nothing and creates nothing: whether `path` can be opened for writing.
+/// Makes a file with these bytes; `false`: there is one already.
 pub(crate) fn create_new(path: &Path, bytes: &[u8]) -> Result<bool> {
     match OpenOptions::new().write(true).create_new(true).open(path) {
         Ok(mut file) => {
