@@ -177,8 +177,12 @@ fn kills_lose_nothing() {
     assert_eq!(summary.exit_code(), 0);
     assert_eq!(summary.outputs, expected);
     assert!(run_all(folder.path()).outcomes.values().all(|outcome| *outcome == Outcome::Hit));
-    // What the killed left behind can be collected.
+    // What the killed left behind can be collected once it is old.
     let store = Store::open_existing(&folder.path().join("store")).unwrap();
+    for left in std::fs::read_dir(store.root().join("tmp")).unwrap() {
+        let file = std::fs::File::open(left.unwrap().path()).unwrap();
+        file.set_modified(std::time::SystemTime::now() - Duration::from_secs(3600)).unwrap();
+    }
     store.gc(&GcOptions { grace: Duration::ZERO, ..GcOptions::default() }).unwrap();
     assert_eq!(store.stats().unwrap().temporary.files, 0);
     assert!(run_all(folder.path()).outcomes.values().all(|outcome| *outcome == Outcome::Hit));

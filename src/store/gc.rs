@@ -94,6 +94,9 @@ impl GcReport {
     }
 }
 
+/// Temporary files that are younger may be somebody's.
+const ON_ITS_WAY: Duration = Duration::from_secs(600);
+
 /// What stays.
 #[derive(Default)]
 struct Live {
@@ -132,9 +135,9 @@ impl Store {
         self.sweep_items(options, young, &live, &mut report)?;
         self.sweep_blobs(options, young, &live, &sizes, &mut report)?;
         self.sweep_checkpoints(options, young, &live, &mut report)?;
-        for folder in [self.tmp(), self.root().join("quarantine")] {
-            sweep_leftovers(options, young, &folder, &mut report)?;
-        }
+        sweep_leftovers(options, young, &self.root().join("quarantine"), &mut report)?;
+        // A file on its way to a name is nobody's yet: without any grace, somebody would miss it a moment later.
+        sweep_leftovers(options, young.min(now().saturating_sub(ON_ITS_WAY)), &self.tmp(), &mut report)?;
         if !options.dry_run {
             self.clear_leases()?;
             self.prune_file_digests()?;
