@@ -8,10 +8,12 @@ mod layout;
 mod parameters;
 mod pass;
 mod start;
+mod trainer;
 mod vae;
 
 pub use architecture::{Architecture, ModelKind, ParameterShape, check_sizes};
 pub use error::ModelError;
 pub use parameters::{Parameters, Tensor};
 pub use pass::Workspace;
+pub use trainer::{EpochMetrics, Task, Trainer, TrainingError, TrainingSettings};
 pub use vae::{Condition, Evaluation, Losses, Step, Vae, kl_divergence};

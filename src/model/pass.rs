@@ -248,7 +248,7 @@ impl<'a> Pass<'a> {
             bypass
         };
         let tapes = block.conditions.as_ref().zip(conditions).map(|([reference, label], given)| {
-            [self.reference_condition(reference, block, given), self.label_condition(label, block, given)]
+            [self.reference_condition(reference, block, given), self.label_condition(label, given)]
         });
         let out_shape = outer.with_border(self.border(&block.conv1));
         let mut out = self.workspace.pool.take(out_shape);
@@ -326,7 +326,7 @@ impl<'a> Pass<'a> {
     }
 
     /// The condition by the label: one vector an image, the same at every voxel.
-    fn label_condition(&mut self, condition: &Conditioned, block: &Block, given: &Conditions) -> ConditionTape {
+    fn label_condition(&mut self, condition: &Conditioned, given: &Conditions) -> ConditionTape {
         let inverse = f64::from(self.normalise(&condition.conv));
         let outputs = condition.conv.outputs;
         let values = self.values;
