@@ -3,6 +3,7 @@
 pub mod embedding;
 pub mod features;
 pub mod gallery;
+pub mod learning;
 pub mod plot;
 pub mod rate_distortion;
 pub mod regression;

@@ -29,6 +29,8 @@ mod simulate;
 mod split;
 #[cfg(test)]
 pub(crate) mod testing;
+mod train;
+mod training_set;
 mod weights;
 
 pub use context::{Context, Host, Item, ItemResult, Progress};

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use super::{
     command, controls, embed, features, import_fields,
     kind::{AnyStage, Erased, StageKind},
-    latent_walk, normalize, pca_regression, project, report, sample, segment_align, simulate, split, weights,
+    latent_walk, normalize, pca_regression, project, report, sample, segment_align, simulate, split, train, weights,
 };
 
 /// A stage kind as plain data.
@@ -23,6 +23,8 @@ static REGISTRY: &[&dyn AnyStage] = &[
     erased::<project::Project>(),
     erased::<controls::Controls>(),
     erased::<split::Split>(),
+    erased::<train::TrainReference>(),
+    erased::<train::TrainTarget>(),
     erased::<weights::Weights>(),
     erased::<embed::Embed>(),
     erased::<sample::Sample>(),
