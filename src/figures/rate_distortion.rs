@@ -101,7 +101,8 @@ pub fn spectrum(models: &Models, table: &Table, threshold: f64) -> Result<Figure
     let (model, rank, kl) = (table.floats("model")?, table.floats("rank")?, table.floats("mean_kl")?);
     let important = table.flags("important")?;
     let ranks = rank.iter().copied().fold(1.0, f64::max);
-    let mut spectrum = Chart::new(Axis::linear("rank of the latent dimension"), Axis::log("mean KL divergence (nats)"))
+    let kl_axis = Axis::log("mean KL divergence (nats)").including(threshold / 2.0);
+    let mut spectrum = Chart::new(Axis::linear("rank of the latent dimension"), kl_axis)
         .reference(format!("threshold {threshold}"), &[[0.0, threshold], [ranks * 2.0, threshold]]);
     let mut counts = Vec::new();
     for (&index, colour) in models.order().iter().zip(models.order().iter().map(|&index| models.colours()[index])) {

@@ -68,7 +68,7 @@ pub fn scores(models: &Models, table: &Table, held_out: f64) -> Result<Figure, A
     let mut chart = |title: &str, column: &str| -> Result<Chart, ArtifactError> {
         let r2 = table.floats(column)?;
         off |= r2.iter().any(|&value| value < LOWEST_R_SQUARED);
-        let mut chart = Chart::new(Axis::linear(&models.title), Axis::linear("R²").between(LOWEST_R_SQUARED, 1.0))
+        let mut chart = Chart::new(Axis::linear(&models.title), Axis::linear("R²").between(LOWEST_R_SQUARED, 1.05))
             .area(300.0, 280.0)
             .title(title)
             .reference("", &[[-1e3, 0.0], [1e3, 0.0]]);

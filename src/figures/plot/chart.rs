@@ -2,7 +2,7 @@
 
 use super::{
     Axis, Colour, ColourMap, GREY, PALETTE,
-    axis::{AxisLayout, short_number},
+    axis::{AxisLayout, number, short_number},
     canvas::{Anchor, Area, Canvas, Font, GRID, INK, PAPER},
     violin,
 };
@@ -285,7 +285,7 @@ impl Chart {
         };
         let has_bars = self.layers.iter().any(|layer| matches!(layer, Layer::Bars { .. }));
         let x = self.x.lay_out(coordinates(0), self.size[0], 65.0, has_bars);
-        let y = self.y.lay_out(coordinates(1), self.size[1], 45.0, false);
+        let y = self.y.lay_out(coordinates(1), self.size[1], 36.0, false);
         let widest =
             |layout: &AxisLayout| layout.ticks.iter().map(|(_, label)| TICK_FONT.width(label)).fold(0.0, f64::max);
         let turned = self.x.names().is_some_and(|names| widest(&x) > self.size[0] / names.len().max(1) as f64 - 4.0);
@@ -535,7 +535,7 @@ impl Chart {
             canvas.crisp(|canvas| canvas.rectangle(x0, y0, x1 - x0, y1 - y0, colour, 1.0));
             if numbers && value.is_finite() {
                 let font = Font { colour: if colour.lightness() > 0.55 { INK } else { PAPER }, ..SMALL_FONT };
-                let text = short_number((value * 100.0).round() / 100.0);
+                let text = if high < 10.0 { number(value, 2) } else { short_number(value) };
                 canvas.text(f64::midpoint(x0, x1), f64::midpoint(y0, y1) + 3.5, &text, font, Anchor::Middle);
             }
         }
