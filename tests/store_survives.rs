@@ -64,6 +64,15 @@ impl AnyStage for Work {
     }
 
     fn run(&self, params: &Value, inputs: &Inputs, context: &Context) -> Result<Outputs, StageError> {
+        if params["until-stopped"] == true {
+            loop {
+                context.check()?;
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }
+        if params["deaf"] == true {
+            std::thread::sleep(Duration::from_secs(60));
+        }
         let mut seed = params.to_string();
         for artifact in inputs.many("in") {
             for file in artifact.tree.entries() {
@@ -104,15 +113,8 @@ fn graph() -> Graph {
             let params = json!({ "layer": layer, "number": number, "steps": 5 });
             let above =
                 (0..4).map(|other| Source::Output { instance: (layer.max(1) - 1) * 4 + other, port: "out".to_owned() });
-            instances.push(Instance {
-                name: format!("work[{layer},{number}]"),
-                stage: "work".to_owned(),
-                axes: Vec::new(),
-                kind: &WORK,
-                outputs: WORK.outputs(None),
-                inputs: if layer == 0 { Vec::new() } else { vec![("in".to_owned(), above.collect())] },
-                params,
-            });
+            let inputs = if layer == 0 { Vec::new() } else { vec![("in".to_owned(), above.collect())] };
+            instances.push(Instance { inputs, ..alone(&format!("work[{layer},{number}]"), params) });
         }
     }
     Graph::new("killed".to_owned(), instances)
@@ -131,6 +133,19 @@ fn run_all(folder: &Path) -> Summary {
     let plan = plan(&graph, &all, &store).unwrap();
     let options = Options { jobs: 2, keep_going: false, results: Some(folder.join("results")), drawing: None };
     run(&graph, &plan, &store, &options, &mut Nobody, &Interrupt::default()).unwrap()
+}
+
+/// An instance that takes from nobody.
+fn alone(name: &str, params: Value) -> Instance {
+    Instance {
+        name: name.to_owned(),
+        stage: name.to_owned(),
+        axes: Vec::new(),
+        kind: &WORK,
+        params,
+        inputs: Vec::new(),
+        outputs: WORK.outputs(None),
+    }
 }
 
 fn told() -> Option<PathBuf> {
@@ -205,6 +220,56 @@ fn collection_beside_runs_harms_nobody() {
     let summary = run_all(folder.path());
     assert_eq!(summary.exit_code(), 0);
     assert_eq!(summary.outputs, expected);
+}
+
+/// Runs until it is stopped, and writes down how that ended. Tells when it began.
+#[test]
+#[ignore = "a child process of another test"]
+fn child_is_stopped() {
+    struct Began(PathBuf);
+    impl Listener for Began {
+        fn hear(&mut self, event: &Event) {
+            if matches!(event, Event::Started { .. }) {
+                std::fs::write(&self.0, "").unwrap();
+            }
+        }
+    }
+    let Some(folder) = told() else { return };
+    let param = std::fs::read_to_string(folder.join("param")).unwrap();
+    let graph = Graph::new("stopped".to_owned(), vec![alone("slow", json!({ param: true }))]);
+    let store = Store::open(&folder.join("store")).unwrap();
+    let interrupt = Interrupt::on_signals().unwrap();
+    let plan = plan(&graph, &[0], &store).unwrap();
+    let options = Options { jobs: 1, keep_going: false, results: None, drawing: None };
+    let summary = run(&graph, &plan, &store, &options, &mut Began(folder.join("began")), &interrupt).unwrap();
+    std::fs::write(folder.join("code"), summary.exit_code().to_string()).unwrap();
+}
+
+/// The first Ctrl-C stops in order; the second one stops at once, also a stage that does not listen.
+#[test]
+#[cfg(unix)]
+fn signals_stop_a_run() {
+    for (param, signals) in [("until-stopped", 1), ("deaf", 2)] {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("param"), param).unwrap();
+        let mut running = child("child_is_stopped", folder.path());
+        while !folder.path().join("began").exists() {
+            assert!(running.try_wait().unwrap().is_none(), "it ended before it began");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        for _ in 0..signals {
+            let status = Command::new("kill").args(["-INT", &running.id().to_string()]).status().unwrap();
+            assert!(status.success());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let status = running.wait().unwrap();
+        if signals == 1 {
+            assert_eq!(std::fs::read_to_string(folder.path().join("code")).unwrap(), "130");
+        } else {
+            assert_eq!(status.code(), Some(130));
+        }
+        assert!(Store::open_existing(&folder.path().join("store")).unwrap().verify(1.0).unwrap().is_clean());
+    }
 }
 
 #[test]

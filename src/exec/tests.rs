@@ -465,6 +465,17 @@ fn a_panic_is_told_as_a_bug_and_kills_nobody_else() {
     );
 }
 
+/// Asks to stop once the slow stage tells of its progress.
+struct Stopper(Interrupt, Heard);
+impl Listener for Stopper {
+    fn hear(&mut self, event: &Event) {
+        self.1.hear(event);
+        if matches!(event, Event::Progress { .. }) {
+            self.0.request();
+        }
+    }
+}
+
 #[test]
 fn an_interrupt_stops_and_the_next_run_goes_on() {
     let place = Place::new();
@@ -473,16 +484,6 @@ fn an_interrupt_stops_and_the_next_run_goes_on() {
     pipeline.add("never", json!({}), &["slow"]);
     let graph = pipeline.graph();
     let interrupt = Interrupt::default();
-    /// Asks to stop once the slow stage tells of its progress.
-    struct Stopper(Interrupt, Heard);
-    impl Listener for Stopper {
-        fn hear(&mut self, event: &Event) {
-            self.1.hear(event);
-            if matches!(event, Event::Progress { .. }) {
-                self.0.request();
-            }
-        }
-    }
     let heard = Heard::default();
     let mut listener = Stopper(interrupt.clone(), heard.clone());
     let plan = place.plan(&graph);
@@ -564,18 +565,19 @@ fn damage_that_only_results_show_is_recovered_from() {
     assert_eq!(std::fs::read_to_string(place.path("results/test/a/text/text")).unwrap(), "res");
 }
 
+/// Damages what `a` gave whenever it is done.
+struct Vandal(PathBuf);
+impl Listener for Vandal {
+    fn hear(&mut self, event: &Event) {
+        if matches!(event, Event::Finished { instance, .. } if instance == "a") {
+            let _ = std::fs::remove_file(&self.0);
+        }
+    }
+}
+
 #[test]
 fn what_damages_again_and_again_ends() {
     let place = Place::new();
-    /// Damages what `a` gave whenever it is done.
-    struct Vandal(PathBuf);
-    impl Listener for Vandal {
-        fn hear(&mut self, event: &Event) {
-            if matches!(event, Event::Finished { instance, .. } if instance == "a") {
-                let _ = std::fs::remove_file(&self.0);
-            }
-        }
-    }
     let graph = diamond("vandal", "y");
     let plan = place.plan(&graph);
     let mut listener = Vandal(place.blob("vandal"));

@@ -314,8 +314,9 @@ mod tests {
     /// A difference in the key without a reason would be a mystery to the user: one field after another is changed.
     #[test]
     fn another_key_always_has_a_reason() {
+        type Change = Box<dyn Fn(&mut Ingredients)>;
         let old = ingredients();
-        let changed: Vec<Box<dyn Fn(&mut Ingredients)>> = vec![
+        let changed: Vec<Change> = vec![
             Box::new(|it| it.schema = 2),
             Box::new(|it| it.kind = "other".to_owned()),
             Box::new(|it| it.version = 7),
