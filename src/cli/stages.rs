@@ -10,10 +10,10 @@ use crate::{
     spec::{self, KindDescription},
 };
 
-/// List the stage kinds; with a name, all about that kind
+/// List the stage kinds with their ports, parameters and defaults
 #[derive(Args, Debug)]
 pub(super) struct StagesArgs {
-    /// Only these kinds, in full
+    /// Only these kinds
     kinds: Vec<String>,
 
     /// Print JSON instead of lines

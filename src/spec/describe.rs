@@ -163,13 +163,19 @@ fn type_of(property: &Value, root: &Value) -> String {
 /// The kinds as plain text, in lines of at most `width` columns where words allow it.
 pub fn describe_text(kinds: &[KindDescription], width: usize) -> String {
     let mut text = String::new();
-    for kind in kinds {
-        writeln!(text, "{} — {}", kind.name, kind.about).expect("writing to a string");
+    for (at, kind) in kinds.iter().enumerate() {
+        if at > 0 {
+            text.push('\n');
+        }
+        writeln!(text, "{}: {}", kind.name, kind.about).expect("writing to a string");
         for (title, ports) in [("takes", &kind.inputs), ("gives", &kind.outputs)] {
-            for (at, port) in ports.iter().enumerate() {
-                let types = match (port.types.len(), title) {
-                    (0, _) => "files".to_owned(),
-                    (1..=3, _) => port.types.join(" or "),
+            if !ports.is_empty() {
+                writeln!(text, "  {title}").expect("writing to a string");
+            }
+            for port in ports {
+                let types = match port.types.len() {
+                    0 => "files".to_owned(),
+                    1..=3 => port.types.join(" or "),
                     _ => "any artifact".to_owned(),
                 };
                 let count = match port.arity {
@@ -179,42 +185,53 @@ pub fn describe_text(kinds: &[KindDescription], width: usize) -> String {
                     "named" => ", by names",
                     _ => "",
                 };
-                let lead = if at == 0 { title } else { "" };
-                entry(&mut text, &format!("  {lead:6} {}: {types}{count}", port.name), &port.about, width);
+                entry(&mut text, &port.name, &format!("[{types}{count}] {}", port.about), width);
             }
         }
-        for parameter in &kind.parameters {
-            let value = match (&parameter.default, parameter.required) {
-                (Some(default), _) => format!(" = {default}"),
-                (None, true) => ", needed".to_owned(),
-                (None, false) => ", optional".to_owned(),
-            };
-            let head = format!("  {}: {}{value}", parameter.name, parameter.kind);
-            entry(&mut text, &head, &parameter.about, width);
+        if !kind.parameters.is_empty() {
+            text.push_str("  parameters\n");
         }
-        text.push('\n');
+        for parameter in &kind.parameters {
+            let head = match &parameter.default {
+                Some(default) => format!("{} = {default}", parameter.name),
+                None => parameter.name.clone(),
+            };
+            let needed = match (&parameter.default, parameter.required) {
+                (Some(_), _) => "",
+                (None, true) => ", needed",
+                (None, false) if parameter.name == "seed" => ", by default the pipeline's",
+                (None, false) => ", optional",
+            };
+            entry(&mut text, &head, &format!("[{}{needed}] {}", parameter.kind, parameter.about), width);
+        }
     }
     text
 }
 
-/// A line and, indented below it, what it is about, in lines of at most `width` columns.
+/// Where the second column begins.
+const COLUMN: usize = 30;
+
+/// A line of two columns; the second is broken into lines.
 fn entry(text: &mut String, head: &str, about: &str, width: usize) {
-    const INDENT: &str = "         ";
-    writeln!(text, "{head}").expect("writing to a string");
-    let mut line = String::new();
+    let mut line = format!("    {head}");
+    if line.chars().count() + 2 > COLUMN {
+        writeln!(text, "{line}").expect("writing to a string");
+        line.clear();
+    }
+    let mut columns = line.chars().count();
     for word in about.split_whitespace() {
-        if !line.is_empty() && INDENT.len() + line.chars().count() + 1 + word.chars().count() > width {
-            writeln!(text, "{INDENT}{line}").expect("writing to a string");
+        let length = word.chars().count();
+        if columns > COLUMN && columns + 1 + length > width {
+            writeln!(text, "{line}").expect("writing to a string");
             line.clear();
+            columns = 0;
         }
-        if !line.is_empty() {
-            line.push(' ');
-        }
+        let gap = if columns < COLUMN { COLUMN - columns } else { 1 };
+        line.extend(std::iter::repeat_n(' ', gap));
         line.push_str(word);
+        columns += gap + length;
     }
-    if !line.is_empty() {
-        writeln!(text, "{INDENT}{line}").expect("writing to a string");
-    }
+    writeln!(text, "{line}").expect("writing to a string");
 }
 
 #[cfg(test)]

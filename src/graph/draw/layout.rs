@@ -1,8 +1,8 @@
 //! A layered layout: every node below those that it takes from, few crossings, edges as straight as they can be.
 //!
 //! The steps are those of Sugiyama, Tagawa and Toda (1981): layers by longest path, edges over several layers cut into pieces
-//! by dummy nodes, order within a layer by repeated barycentres, and places by least squares (a layer's nodes want to stand at
-//! the mean of their neighbours; under the condition that they do not overlap, that is an isotonic regression).
+//! by dummy nodes, order within a layer by repeated barycentres, and places by least squares over all edges, layer by layer
+//! (under the condition that nodes do not overlap, the best places of one layer are an isotonic regression).
 
 /// How far apart things stand, in pixels.
 pub(super) struct Spacing {
@@ -32,6 +32,7 @@ struct Vertex {
 
 const DUMMY_WIDTH: f64 = 10.0;
 const SWEEPS: usize = 30;
+const PLACE_SWEEPS: usize = 300;
 
 /// Lays out nodes of these widths. An edge goes from a node to one with a higher number.
 pub(super) fn layout(widths: &[f64], edges: &[(usize, usize)], spacing: &Spacing) -> Layout {
@@ -201,19 +202,20 @@ fn places(vertices: &[Vertex], rows: &[Vec<usize>], spacing: &Spacing) -> Vec<f6
             x[at] -= middle;
         }
     }
-    for sweep in 0..2 * SWEEPS {
+    // How much an edge wants to be straight: where it passes layers more than where it begins and ends.
+    let stiffness = |a: usize, b: usize| match (vertices[a].dummy, vertices[b].dummy) {
+        (true, true) => 8.0,
+        (false, false) => 1.0,
+        _ => 2.0,
+    };
+    for sweep in 0..PLACE_SWEEPS {
         let downwards = sweep % 2 == 0;
+        // The place that makes a vertex's edges straightest, and how much depends on it.
         let wanted = |at: usize, x: &[f64]| {
-            let (above, below) = (&vertices[at].above, &vertices[at].below);
-            let mean = |list: &[usize]| list.iter().map(|&other| x[other]).sum::<f64>() / list.len() as f64;
-            match (above.is_empty(), below.is_empty()) {
-                (true, true) => x[at],
-                (true, false) => mean(below),
-                (false, true) => mean(above),
-                // Both sides count; the one that the sweep comes from counts more.
-                (false, false) if downwards => 0.7 * mean(above) + 0.3 * mean(below),
-                (false, false) => 0.3 * mean(above) + 0.7 * mean(below),
-            }
+            let neighbours = || vertices[at].above.iter().chain(&vertices[at].below);
+            let weight: f64 = neighbours().map(|&other| stiffness(at, other)).sum();
+            let sum: f64 = neighbours().map(|&other| stiffness(at, other) * x[other]).sum();
+            if weight > 0.0 { (sum / weight, weight) } else { (x[at], 1.0) }
         };
         let row_order: Vec<&Vec<usize>> = if downwards { rows.iter().collect() } else { rows.iter().rev().collect() };
         for row in row_order {
@@ -226,9 +228,8 @@ fn places(vertices: &[Vertex], rows: &[Vec<usize>], spacing: &Spacing) -> Vec<f6
                     offset += distance(row[number - 1], at);
                 }
                 offsets.push(offset);
-                // An edge that passes should be straight before anything else.
-                let weight = if vertices[at].dummy { 4.0 } else { 1.0 };
-                let mut block = (weight * (wanted(at, &x) - offset), weight, 1);
+                let (place, weight) = wanted(at, &x);
+                let mut block = (weight * (place - offset), weight, 1);
                 while let Some(&(sum, weight, count)) = blocks.last().filter(|last| last.0 / last.1 > block.0 / block.1)
                 {
                     block = (block.0 + sum, block.1 + weight, block.2 + count);

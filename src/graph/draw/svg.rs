@@ -11,6 +11,8 @@ use crate::{artifact::ArtifactType, graph::Graph};
 const NODE_HEIGHT: f64 = 46.0;
 const SPACING: Spacing = Spacing { node_height: NODE_HEIGHT, between_nodes: 22.0, between_layers: 40.0 };
 const MARGIN: f64 = 20.0;
+/// How far a group's lowest sheet looks out.
+const STACK: f64 = 6.0;
 const LEGEND: f64 = 30.0;
 const NAME_SIZE: f64 = 13.0;
 const KIND_SIZE: f64 = 11.0;
@@ -116,8 +118,8 @@ fn draw_node(svg: &mut String, node: &Node, (x, y): (f64, f64), width: f64, dott
     };
     writeln!(svg, "<g><title>{}: {}</title>", escape(&node.title()), escape(node.about)).expect("writing to a string");
     if node.members > 1 {
-        rect(svg, 6.0);
-        rect(svg, 3.0);
+        rect(svg, STACK);
+        rect(svg, STACK / 2.0);
     }
     rect(svg, 0.0);
     let badge = badge(node);
@@ -168,6 +170,10 @@ fn edges(svg: &mut String, drawing: &Drawing, kept: &[usize], layout: &Layout) {
     svg.push_str("<g fill=\"none\" stroke=\"#8492a3\" stroke-width=\"1.4\">\n");
     for (&at, points) in kept.iter().zip(&layout.edges) {
         let edge = &drawing.edges[at];
+        let mut points = points.clone();
+        if let Some(end) = points.last_mut().filter(|_| drawing.nodes[edge.to].members > 1) {
+            end.1 -= STACK;
+        }
         let mut path = format!("M{:.1} {:.1}", points[0].0, points[0].1);
         for pair in points.windows(2) {
             let ((x0, y0), (x1, y1)) = (pair[0], pair[1]);
