@@ -17,7 +17,7 @@ pub fn schema_text() -> String {
 }
 
 pub(super) fn of(kinds: &[&dyn AnyStage]) -> Value {
-    let mut definitions = Map::new();
+    let mut definitions = Map::from_iter([(RANGE.to_owned(), range())]);
     for kind in kinds {
         stage(*kind, &mut definitions);
     }
@@ -176,24 +176,32 @@ fn port(input: &Input) -> Value {
     }
 }
 
+/// The values of a parameter in a matrix. What the parameter is stands at the parameter itself.
 fn axis(parameter: &Value) -> Value {
-    let counted = json!({
-        "type": "object",
-        "properties": {
-            "from": { "type": "number" },
-            "to": { "type": "number" },
-            "count": { "type": "integer", "minimum": 1 },
-            "scale": { "enum": ["linear", "log"], "default": "linear" },
-        },
-        "required": ["from", "to", "count"],
-        "additionalProperties": false,
-    });
     let mut item = parameter.clone();
     if let Value::Object(entries) = &mut item {
         entries.remove("default");
+        entries.remove("description");
     }
-    let description = parameter.get("description").cloned().unwrap_or_else(|| json!("The values."));
-    json!({ "description": description, "anyOf": [{ "type": "array", "items": item, "minItems": 1 }, counted] })
+    json!({ "anyOf": [{ "type": "array", "items": item, "minItems": 1 }, { "$ref": format!("#/$defs/{RANGE}") }] })
+}
+
+/// The name of the definition of values that are counted out; no kind can have it.
+const RANGE: &str = "matrix.range";
+
+fn range() -> Value {
+    json!({
+        "title": "values between two ends",
+        "type": "object",
+        "properties": {
+            "from": { "description": "The first value.", "type": "number" },
+            "to": { "description": "The last value.", "type": "number" },
+            "count": { "description": "How many values.", "type": "integer", "minimum": 1 },
+            "scale": { "description": "Equal steps or equal ratios.", "enum": ["linear", "log"], "default": "linear" },
+        },
+        "required": ["from", "to", "count"],
+        "additionalProperties": false,
+    })
 }
 
 #[cfg(test)]
@@ -228,7 +236,8 @@ mod tests {
         let train = &schema["$defs"]["train"];
         assert_eq!(train["properties"]["uses"]["const"], "train");
         assert_eq!(train["required"], json!(["uses", "cells"]));
-        assert_eq!(train["properties"]["matrix"]["properties"]["beta"]["description"], "Weight of the KL term.");
+        assert_eq!(train["properties"]["beta"]["description"], "Weight of the KL term.");
+        assert!(train["properties"]["matrix"]["properties"]["beta"]["anyOf"].is_array());
         assert_eq!(train["allOf"][0]["anyOf"][0]["required"], json!(["epochs"]));
         assert!(schema["$defs"]["program"]["properties"]["inputs"]["additionalProperties"].is_object());
     }
