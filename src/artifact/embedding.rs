@@ -88,6 +88,7 @@ impl Embedding {
     ///
     /// # Errors
     /// When the store cannot keep them.
+    #[expect(clippy::missing_panics_doc, reason = "plain data can always be written as JSON")]
     pub fn write(&self, blobs: &dyn Blobs) -> Result<Artifact, ArtifactError> {
         let mut out = ArtifactWriter::new(ArtifactType::Tables, blobs);
         out.put(DESCRIPTION, &serde_json::to_vec_pretty(&self.description).expect("plain data"))?;

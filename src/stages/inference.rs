@@ -225,12 +225,13 @@ pub(super) mod tests {
         let blobs = MemoryBlobs::default();
         let inference = Inference::open(&tiny_model(ModelKind::Target, &blobs), &blobs).unwrap();
         let reference: Vec<f32> = (0..512u16).map(|i| f32::from(i % 7) / 7.0).collect();
-        let given = Some(Conditioned { reference: &reference, label: 1 });
+        let nucleoli = Conditioned { reference: &reference, label: 1 };
+        let given = Some(nucleoli);
         let z = [0.3, -1.0, 2.0, 0.0, 0.5, -0.5];
         let both = inference.decode(&z, given).unwrap();
         let second = inference.decode(&z[3..], given).unwrap();
         assert!(both[256..].iter().zip(&second).all(|(a, b)| (a - b).abs() < 1e-6));
-        let other = inference.decode(&z[3..], Some(Conditioned { label: 0, ..given.unwrap() })).unwrap();
+        let other = inference.decode(&z[3..], Some(Conditioned { label: 0, ..nucleoli })).unwrap();
         assert_ne!(second, other, "the label matters");
     }
 
