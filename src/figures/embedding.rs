@@ -1,5 +1,7 @@
 //! What an embedding looks like: observed beside reconstructed cells, the latent space, how much of it is used.
 
+use std::collections::BTreeSet;
+
 use super::{
     gallery::{Contrast, Gallery, Picture, View},
     plot::{Axis, Chart, Colour, GREY, pictures},
@@ -54,7 +56,22 @@ pub fn figures(
     if cells.rows() > 0 {
         figures.push(spectrum(embedding)?);
     }
+    let subject = subject(embedding, cells)?;
+    for figure in &mut figures {
+        figure.title = format!("{}: {subject}", figure.title);
+    }
     Ok(figures)
+}
+
+/// Which model is shown on which cells, in a few words: `cell and nuclear shape, real field`.
+fn subject(embedding: &Embedding, cells: &Table) -> Result<String, ArtifactError> {
+    let model = match embedding.description.model.as_str() {
+        "target" => "places of structures",
+        _ => "cell and nuclear shape",
+    };
+    let datasets: BTreeSet<&String> = cells.texts("dataset")?.iter().filter(|name| !name.is_empty()).collect();
+    let datasets: Vec<&str> = datasets.into_iter().map(String::as_str).collect();
+    Ok([&[model], datasets.as_slice()].concat().join(", "))
 }
 
 /// Most tiles of a row of cells.
@@ -84,7 +101,7 @@ fn reconstruction(embedding: &Embedding, channels: &[String], voxel_um: [f64; 3]
     };
     let projected = if view == View::Top { "" } else { " Maximum projections from above and from the side." };
     let caption = format!("Observed cells, and below each what the model keeps of it. {what}.{projected}");
-    gallery.figure("reconstruction", "Reconstruction", "Observed and reconstructed cells", &caption, None)
+    gallery.figure("reconstruction", "Reconstruction", "Observed and reconstructed", &caption, None)
 }
 
 fn latent_space(embedding: &Embedding, cells: &Table, top: [usize; 2]) -> Result<Figure, ArtifactError> {

@@ -68,14 +68,19 @@ pub fn rate_distortion(models: &Models, table: &Table) -> Result<Figure, Artifac
     let labels: Vec<&str> = order.iter().map(|&model| models.labels[model].as_str()).collect();
     let best = points.iter().map(|[rate, distortion]| rate + distortion).fold(f64::INFINITY, f64::min);
     let cells = table.floats("cells")?.first().copied().unwrap_or(0.0);
-    let chart = Chart::new(
-        Axis::linear("rate: KL divergence (nats per cell)"),
-        Axis::linear("distortion: squared error per cell"),
-    )
-    .area(440.0, 320.0)
-    .reference("sum of the best model", &[[0.0, best], [best, 0.0]])
-    .graded_curve(&models.title, &points, &positions)
-    .labels(&points, labels);
+    // β = 1 does not learn to reconstruct at all: beside it, on a linear axis, all others lie on the floor.
+    let (least, most) = distortion.iter().fold((f64::INFINITY, 0.0f64), |(l, h), &d| (l.min(d), h.max(d)));
+    let title = "distortion: squared error per cell";
+    let wide = least > 0.0 && most > 10.0 * least;
+    let axis = if wide { Axis::log(title) } else { Axis::linear(title) };
+    let end = if wide { best - least / 2.0 } else { best };
+    let sum: Vec<[f64; 2]> =
+        (0..=40).map(|step| f64::from(step) / 40.0 * end).map(|rate| [rate, best - rate]).collect();
+    let chart = Chart::new(Axis::linear("rate: KL divergence (nats per cell)"), axis)
+        .area(440.0, 320.0)
+        .reference("sum of the best model", &sum)
+        .graded_curve(&models.title, &points, &positions)
+        .labels(&points, labels);
     Ok(Figure {
         name: "rate-distortion".to_owned(),
         section: SECTION.to_owned(),
