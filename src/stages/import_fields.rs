@@ -12,7 +12,10 @@ use super::{
 };
 use crate::{
     artifact::{ArtifactType, Fields, FieldsDescription, FieldsWriter, LabelImage, LabelsWriter, Table},
-    image::{ImageError, Volume, ome_tiff},
+    image::{
+        ImageError, Volume,
+        ome_tiff::{self, Hints, PageOrder},
+    },
 };
 
 /// The stage kind.
@@ -26,6 +29,10 @@ pub(super) struct Params {
     /// needed to find cells, `structure` is the tagged structure; others are kept.
     #[serde(default)]
     pub channels: Option<Vec<String>>,
+    /// The order of the pages in the files, for files that do not say it or say it wrongly: `czyx` (all planes of the first channel, then
+    /// all of the next) or `zcyx` (all channels of the first plane, then all of the next). Goes with `channels`.
+    #[serde(default)]
+    pub axes: Option<Axes>,
     /// Size of a voxel in µm: z, y, x; absent: as the files say. Give it where the files are wrong.
     #[serde(default)]
     pub voxel_size: Option<[f64; 3]>,
@@ -38,6 +45,16 @@ pub(super) struct Params {
     /// The tagged structure in the channel `structure`.
     #[serde(default)]
     pub structure: String,
+}
+
+/// The order of the pages in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Axes {
+    /// All planes of the first channel, then all of the next.
+    Czyx,
+    /// All channels of the first plane, then all of the next.
+    Zcyx,
 }
 
 fn label_channels() -> Vec<String> {
@@ -79,6 +96,12 @@ impl StageKind for ImportFields {
             && !voxel.iter().all(|length| length.is_finite() && *length > 0.0)
         {
             problems.push(Problem::with("voxel-size", "a voxel's size must be above 0 µm"));
+        }
+        if params.axes.is_some() && params.channels.is_none() {
+            problems.push(
+                Problem::with("axes", "the order of the pages needs the channels' names")
+                    .help("name them: channels = [\"membrane\", \"dna\"]"),
+            );
         }
         let known = |names: &[&str]| params.label_channels == names;
         if !(known(&["nucleus", "cell"]) || known(&["cell", "nucleus"]) || known(&["nucleus"])) {
@@ -178,12 +201,18 @@ fn field_ids(files: &[FileInput]) -> Vec<String> {
 
 /// One field: read, its channels and voxels named as asked, written again.
 fn field(params: &Params, bytes: &[u8]) -> Result<Vec<u8>, ImageError> {
-    let mut stack = ome_tiff::read(bytes)?;
+    let order = params.axes.map(|axes| match axes {
+        Axes::Czyx => PageOrder::Czyx,
+        Axes::Zcyx => PageOrder::Zcyx,
+    });
+    let hints = Hints { channels: params.channels.as_ref().map(Vec::len).zip(order) };
+    let mut stack = ome_tiff::read_with(bytes, hints)?;
     if let Some(channels) = &params.channels {
         if channels.len() != stack.channels.len() {
             return Err(ImageError::Shape(format!(
-                "it holds {} channels, `channels` names {}",
+                "it holds {} channels of {} planes, `channels` names {}; where the file is wrong, give `axes`",
                 stack.channels.len(),
+                stack.size[0],
                 channels.len()
             )));
         }
@@ -286,6 +315,8 @@ mod tests {
         inputs.files.insert("labels".into(), vec![file(folder.path(), "a.tif", 1), file(folder.path(), "b.tif", 1)]);
         assert!(run(&inputs).contains("2 label files for 1 fields"));
 
+        let only_axes = ImportFields::check(&params("axes = 'zcyx'"), &InputFacts::new());
+        assert_eq!(only_axes.problems.len(), 1);
         let bad = params("channels = ['dna', 'dna']\nvoxel-size = [0, 1, 1]\nlabel-channels = ['cell']");
         assert_eq!(ImportFields::check(&bad, &InputFacts::new()).problems.len(), 3);
     }
