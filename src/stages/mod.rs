@@ -13,6 +13,7 @@ mod embed;
 mod error;
 mod features;
 mod id_hash;
+mod import_cells;
 mod import_fields;
 mod inference;
 mod kind;
@@ -31,6 +32,7 @@ mod split;
 pub(crate) mod testing;
 mod train;
 mod training_set;
+mod voxel_size;
 mod weights;
 
 pub use context::{Context, Host, Item, ItemResult, Progress};

@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 
 use super::{
-    command, controls, embed, features, import_fields,
+    command, controls, embed, features, import_cells, import_fields,
     kind::{AnyStage, Erased, StageKind},
     latent_walk, normalize, pca_regression, project, report, sample, segment_align, simulate, split, train, weights,
 };
@@ -17,6 +17,7 @@ pub const fn erased<K: StageKind>() -> &'static dyn AnyStage {
 /// All stage kinds, in the order in which a pipeline uses them.
 static REGISTRY: &[&dyn AnyStage] = &[
     erased::<import_fields::ImportFields>(),
+    erased::<import_cells::ImportCells>(),
     erased::<segment_align::SegmentAlign>(),
     erased::<simulate::Simulate>(),
     erased::<normalize::Normalize>(),

@@ -10,6 +10,8 @@ pub(super) struct Side {
     pub(super) normal: [f64; 2],
     /// Distance of the contact from the origin in µm.
     pub(super) offset: f64,
+    /// How far the neighbour, rounded up, has drawn back from the contact at the lower and upper end, µm.
+    pub(super) left_by_neighbour: f64,
 }
 
 /// The waist of a dividing cell.
@@ -40,6 +42,8 @@ pub(super) struct CellShape {
     pub(super) furrow: Option<Furrow>,
     /// Unevenness of the contacts.
     pub(super) waviness: [Noise; 2],
+    /// Where the cell's axis stands in the coordinates of the unevenness, which neighbours share: Y, X.
+    pub(super) site: [f64; 2],
 }
 
 /// Where a point lies in a cell; distances in µm, positive inside.
@@ -56,6 +60,8 @@ pub(super) struct Place {
 /// Amplitude of the unevenness of contacts in µm, and the distance of its hills.
 const WAVINESS_UM: f64 = 0.5;
 const WAVINESS_WAVELENGTH_UM: f64 = 7.0;
+/// How much of its girth a rounded cell loses at its lower and upper end.
+pub(super) const ROUNDING: f64 = 0.42;
 /// The dome has risen to 63 % this far from the contacts, µm.
 const DOME_REACH_UM: f64 = 2.2;
 
@@ -75,9 +81,13 @@ impl CellShape {
         let height = self.height();
         let rise = z - height / 2.0;
         let at = [y - self.lean[0] * rise, x - self.lean[1] * rise];
-        // A rounded cell is widest at half its height.
-        let girth = 1.0 - self.roundness * 0.42 * (2.0 * rise / height).powi(2).min(1.5);
-        self.sides.iter().map(move |side| side.offset * girth - side.normal[0] * at[0] - side.normal[1] * at[1])
+        // A rounded cell is widest at half its height; neighbours fill the room below and above.
+        let end = (2.0 * rise / height).powi(2).min(1.5);
+        let girth = 1.0 - self.roundness * ROUNDING * end;
+        self.sides.iter().map(move |side| {
+            let offset = side.offset * girth + side.left_by_neighbour * end;
+            offset - side.normal[0] * at[0] - side.normal[1] * at[1]
+        })
     }
 
     /// Whether `point` is more than `distance` µm outside the cell; the quick answer to ask first.
@@ -89,7 +99,8 @@ impl CellShape {
     /// Where `point` lies.
     pub(super) fn place(&self, point: Point) -> Place {
         let [z, y, x] = point;
-        let waves = self.waviness.map(|noise| WAVINESS_UM * noise.at(point));
+        let shared = [z, y + self.site[0], x + self.site[1]];
+        let waves = self.waviness.map(|noise| WAVINESS_UM * noise.at(shared));
         let (wavy_y, wavy_x) = (y + waves[0], x + waves[1]);
         let corner = 0.35 + 1.05 * self.roundness;
         let mut lateral = smooth_minimum(self.gaps(z, wavy_y, wavy_x), corner);
@@ -115,7 +126,7 @@ impl CellShape {
     /// How far the cell can reach from its axis along Y and X, µm.
     pub(super) fn reach(&self) -> f64 {
         // The corner of a polygon with five or more sides, its unevenness and its lean.
-        let far = self.sides.iter().map(|side| side.offset).fold(0.0, f64::max);
+        let far = self.sides.iter().map(|side| side.offset + side.left_by_neighbour).fold(0.0, f64::max);
         let lean = (self.lean[0].abs() + self.lean[1].abs()) * self.height() / 2.0;
         1.35 * far + lean + WAVINESS_UM
     }
@@ -140,7 +151,11 @@ pub(super) fn draw_sides(rng: &mut Rng, elongation: f64, angle: f64) -> Vec<Side
             let (along, across) = (around.cos() / stretch, around.sin() * stretch);
             let length = along.hypot(across);
             let (along, across) = (along / length, across / length);
-            Side { normal: [along * cosine - across * sine, along * sine + across * cosine], offset: offset / length }
+            Side {
+                normal: [along * cosine - across * sine, along * sine + across * cosine],
+                offset: offset / length,
+                left_by_neighbour: 0.0,
+            }
         })
         .collect()
 }
@@ -160,6 +175,7 @@ mod tests {
             roundness: 0.0,
             furrow: None,
             waviness: CellShape::draw_waviness(&mut rng),
+            site: [0.0; 2],
         };
         shape.widen(7.0);
         shape

@@ -1,11 +1,12 @@
 //! What was simulated, to look at.
 
 use crate::{
-    artifact::{ArtifactError, Cells, Figure, FigureSet, Table},
+    artifact::{ArtifactError, Cells, Fields, Figure, FigureSet, Labels, Table},
     figures::{
-        gallery::{Gallery, Picture, View},
+        gallery::{Contrast, Gallery, Picture, View, channel_color},
         plot::{Axis, Chart, pictures},
     },
+    image::Volume,
 };
 
 use super::mitosis::Stage;
@@ -45,6 +46,62 @@ pub(super) fn of_cells(cells: &Cells, truth: &Table) -> Result<FigureSet, Artifa
         "From above and from the side; in brackets, how many cells of the set are in that stage. Stages that no cell is in are left out.",
     )?);
 
+    figures.0.push(volumes(truth, stages)?);
+    Ok(figures)
+}
+
+/// Some fields from above, and the cells in them; volumes and heights by stage.
+pub(super) fn of_fields(fields: &Fields, labels: &Labels, truth: &Table) -> Result<FigureSet, ArtifactError> {
+    let mut gallery = Gallery::new().wrap(4).legend(&fields.description.channels);
+    for (index, id) in fields.ids().iter().enumerate().take(MOST_FIELDS) {
+        let image = fields.image(index)?;
+        let voxel_um = image.voxel_um.unwrap_or([1.0; 3]);
+        let channels: Vec<Volume<f32>> = (0..image.channels.len()).map(|channel| image.channel_f32(channel)).collect();
+        let contrast = Contrast::Percentiles(1.0, 99.8);
+        let layers: Vec<_> = channels
+            .iter()
+            .zip(&image.channels)
+            .map(|(volume, name)| (volume, channel_color(name), contrast))
+            .collect();
+        let whole = Picture::composite(&layers, voxel_um, View::TopAndSide);
+        let outlined = labels.image(id)?.map(|labels| {
+            // Outlines of the plane through the middle of the cells.
+            let [depth, height, width] = labels.cell.size;
+            let middle = depth / 3;
+            let plane = |volume: &Volume<f32>| {
+                Volume::new([1, height, width], volume.data[middle * height * width..][..height * width].to_vec())
+            };
+            let planes: Vec<_> = channels.iter().map(plane).collect();
+            let layers: Vec<_> = planes
+                .iter()
+                .zip(&image.channels)
+                .map(|(volume, name)| (volume, channel_color(name), contrast))
+                .collect();
+            let outlines = |labels: &Volume<u32>| {
+                Volume::new([1, height, width], labels.data[middle * height * width..][..height * width].to_vec())
+            };
+            Picture::composite(&layers, voxel_um, View::Top)
+                .outlined(&outlines(&labels.cell), [255, 255, 255])
+                .outlined(&outlines(&labels.nucleus), [255, 200, 0])
+        });
+        gallery.tile(whole, format!("{id}: all planes, from above and from the side"));
+        if let Some(outlined) = outlined {
+            gallery.tile(outlined, format!("{id}: one plane, with the true cells (white) and nuclei (orange)"));
+        }
+    }
+    let caption = "Simulated fields of view. Membrane magenta, DNA cyan, structure yellow.";
+    let fields = gallery.figure("simulated-fields", "Simulation", "Simulated fields of view", caption, None);
+    let whole = truth.flags("whole")?;
+    let rows: Vec<usize> = (0..truth.rows()).filter(|&row| whole[row]).collect();
+    let inner = truth.select(&rows);
+    Ok(FigureSet(vec![fields, volumes(&inner, inner.texts("stage")?)?]))
+}
+
+/// The most fields of a gallery.
+const MOST_FIELDS: usize = 4;
+
+/// Volumes and heights by mitotic stage.
+fn volumes(truth: &Table, stages: &[String]) -> Result<Figure, ArtifactError> {
     let volumes = truth.floats("cell_volume_um3")?;
     let nuclei = truth.floats("nucleus_volume_um3")?;
     let heights = truth.floats("cell_height_um")?;
@@ -63,7 +120,7 @@ pub(super) fn of_cells(cells: &Cells, truth: &Table) -> Result<FigureSet, Artifa
         chart("nuclear volume (µm³)", &nuclei),
         chart("cell height (µm)", &heights),
     ];
-    figures.0.push(Figure {
+    Ok(Figure {
         name: "simulated-volumes".to_owned(),
         section: "Simulation".to_owned(),
         title: "Volumes and heights of the simulated cells".to_owned(),
@@ -72,8 +129,7 @@ pub(super) fn of_cells(cells: &Cells, truth: &Table) -> Result<FigureSet, Artifa
             .to_owned(),
         pictures: pictures(&charts, 3),
         table: Some(truth.clone()),
-    });
-    Ok(figures)
+    })
 }
 
 /// A gallery of some rows of a set; none of no rows.

@@ -4,11 +4,12 @@
 //! on a spindle. Structures are painted where cells have them ([`structures`]), and a microscope looks at the result
 //! ([`optics`]). Everything is in µm until the voxels are filled.
 //!
-//! Cell number k is the same whatever the number of cells: its shape, its structure, its light and its noise come from random
-//! streams named by (seed, purpose, k).
+//! Cell or field number k is the same whatever the number of cells: its shape, its structure, its light and its noise come from
+//! random streams named by (seed, purpose, k).
 
 mod canvas;
 mod cell;
+mod field;
 mod figures;
 mod geometry;
 mod mitosis;
@@ -21,7 +22,11 @@ mod structures;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Checked, Context, Facts, Input, InputFacts, Inputs, Output, Outputs, Problem, StageError, StageKind};
+use self::geometry::Point;
+use super::{
+    Checked, Context, Facts, Input, InputFacts, Inputs, Output, Outputs, Problem, StageError, StageKind,
+    voxel_size::VoxelSize,
+};
 use crate::artifact::ArtifactType;
 
 /// Simulates cells.
@@ -33,6 +38,8 @@ pub(super) struct Simulate;
 pub(super) enum Form {
     /// Single cells, aligned as `segment-align` gives them.
     Cells,
+    /// Fields of view with touching cells.
+    Fields,
 }
 
 /// A drug that the cells were treated with (paper, section 4.1.4).
@@ -62,24 +69,33 @@ impl Drug {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct SimulateParams {
-    /// `cells`: single cells, aligned as `segment-align` gives them.
+    /// `cells`: single cells, aligned as `segment-align` gives them; `fields`: fields of view with touching cells.
     #[serde(rename = "as", default = "cells")]
     form: Form,
-    /// How many cells.
+    /// How many single cells.
     #[serde(default = "hundred")]
     cells: usize,
-    /// Size of each cell's image in voxels: Z, Y, X.
-    #[serde(default = "default_size")]
-    size: [usize; 3],
-    /// Side of a voxel in µm.
-    #[serde(default = "default_voxel")]
-    voxel_size: f64,
-    /// The structures, one a cell in turn; all 19 by default. An empty list: no structure channel.
+    /// How many fields of view.
+    #[serde(default = "one")]
+    fields: usize,
+    /// Size of each image in voxels: Z, Y, X. By default 64 × 160 × 96 for a cell, 60 × 256 × 256 for a field.
+    #[serde(default)]
+    size: Option<[usize; 3]>,
+    /// Side of a voxel in µm, or its sides: Z, Y, X. By default 0.317 for a cell, [0.29, 0.26, 0.26] for a field.
+    #[serde(default)]
+    voxel_size: Option<VoxelSize>,
+    /// The structures, one a cell or field in turn; all 19 by default. An empty list: no structure channel.
     #[serde(default = "all_structures")]
     structures: Vec<String>,
     /// The share of cells that are dividing.
     #[serde(default = "default_mitotic_fraction")]
     mitotic_fraction: f64,
+    /// How densely cells stand in a field: cells for an area, 1 for cells of about 2,000 µm³.
+    #[serde(default = "unchanged")]
+    density: f64,
+    /// How much light there is: less light, more noise.
+    #[serde(default = "unchanged")]
+    brightness: f64,
     /// The drug that the cells were treated with.
     #[serde(default = "no_drug")]
     drug: Drug,
@@ -99,12 +115,12 @@ fn hundred() -> usize {
     100
 }
 
-fn default_size() -> [usize; 3] {
-    [64, 160, 96]
+fn one() -> usize {
+    1
 }
 
-fn default_voxel() -> f64 {
-    0.317
+fn unchanged() -> f64 {
+    1.0
 }
 
 fn all_structures() -> Vec<String> {
@@ -123,10 +139,33 @@ fn simulated() -> String {
     "simulated".to_owned()
 }
 
-/// What a cell's image must span so that most cells fit, µm: Z, Y, X.
-const LEAST_SPAN_UM: [f64; 3] = [17.0, 26.0, 20.0];
+/// What an image must span, µm: Z, Y, X. Smaller, and most cells do not fit into theirs.
+const LEAST_CELL_UM: Point = [17.0, 26.0, 20.0];
+const LEAST_FIELD_UM: Point = [14.0, 30.0, 30.0];
+
+/// The most voxels of an image.
+const MOST_VOXELS: usize = 1 << 28;
 
 impl SimulateParams {
+    /// Size of each image in voxels: Z, Y, X.
+    fn size(&self) -> [usize; 3] {
+        self.size.unwrap_or(match self.form {
+            Form::Cells => [64, 160, 96],
+            Form::Fields => [60, 256, 256],
+        })
+    }
+
+    /// Sides of a voxel in µm: Z, Y, X.
+    fn voxel_um(&self) -> Point {
+        self.voxel_size.map_or(
+            match self.form {
+                Form::Cells => [0.317; 3],
+                Form::Fields => [0.29, 0.26, 0.26],
+            },
+            |size| size.0,
+        )
+    }
+
     /// Channels of the images.
     fn channels(&self) -> Vec<String> {
         let structure = (!self.structures.is_empty()).then_some("structure");
@@ -144,39 +183,64 @@ impl StageKind for Simulate {
     const NAME: &'static str = "simulate";
     const VERSION: u32 = 1;
     const ABOUT: &'static str =
-        "a colony of hiPS-like cells with known truth: 19 structures, five mitotic stages, two drugs";
+        "hiPS-like cells with known truth, single or in fields: 19 structures, five mitotic stages, two drugs";
 
     fn inputs(_: Option<&SimulateParams>) -> Vec<Input> {
         Vec::new()
     }
 
-    fn outputs(_: Option<&SimulateParams>) -> Vec<Output> {
-        vec![
-            Output::data("cells", ArtifactType::Cells, "aligned cells, intensities as a camera gives them"),
-            Output::data("truth", ArtifactType::Tables, "what each cell was made with"),
-            Output::for_people("figures", ArtifactType::Figures, "a cell of each structure and stage; volumes"),
-        ]
+    fn outputs(params: Option<&SimulateParams>) -> Vec<Output> {
+        let mut outputs = match params.map_or(Form::Cells, |params| params.form) {
+            Form::Cells => {
+                vec![Output::data("cells", ArtifactType::Cells, "aligned cells, intensities as a camera gives them")]
+            }
+            Form::Fields => vec![
+                Output::data("fields", ArtifactType::Fields, "fields of view"),
+                Output::data("labels", ArtifactType::Labels, "which voxels belong to which nucleus and cell"),
+            ],
+        };
+        outputs.push(Output::data("truth", ArtifactType::Tables, "what each cell was made with, a row a cell"));
+        outputs.push(Output::for_people("figures", ArtifactType::Figures, "what was simulated, to look at"));
+        outputs
     }
 
     fn check(params: &SimulateParams, _: &InputFacts) -> Checked {
         let mut checked = Checked::default();
         let mut wrong = |problem: Problem| checked.problems.push(problem);
-        if params.cells == 0 {
-            wrong(Problem::with("cells", "there must be at least one cell"));
+        let (port, least, what) = match params.form {
+            Form::Cells => ("cells", LEAST_CELL_UM, "cell"),
+            Form::Fields => ("fields", LEAST_FIELD_UM, "field"),
+        };
+        if (if params.form == Form::Cells { params.cells } else { params.fields }) == 0 {
+            wrong(Problem::with(port, format!("there must be at least one {what}")));
         }
         if !(0.0..=1.0).contains(&params.mitotic_fraction) {
             wrong(Problem::with("mitotic-fraction", "a share lies between 0 and 1"));
         }
-        if !(params.voxel_size > 0.0 && params.voxel_size.is_finite()) {
-            wrong(Problem::with("voxel-size", "a voxel's side must be above 0 µm"));
-        } else if (0..3).any(|axis| params.size[axis] as f64 * params.voxel_size < LEAST_SPAN_UM[axis]) {
-            let [z, y, x] = params.size.map(|voxels| voxels as f64 * params.voxel_size);
-            let [least_z, least_y, least_x] = LEAST_SPAN_UM;
-            wrong(
-                Problem::with("size", format!("an image of {z:.1} × {y:.1} × {x:.1} µm is too small for a cell")).help(
-                    format!("{least_z} × {least_y} × {least_x} µm (z, y, x) or more: enlarge `size` or `voxel-size`"),
-                ),
-            );
+        if !(0.3..=2.0).contains(&params.density) {
+            wrong(Problem::with("density", "cells of a colony stand between 0.3 and 2 times as densely as usual"));
+        }
+        if !(params.brightness > 0.0 && params.brightness <= 50.0) {
+            wrong(Problem::with("brightness", "must be above 0, and at most 50"));
+        }
+        let voxel_um = params.voxel_um();
+        if !voxel_um.iter().all(|side| *side > 0.0 && side.is_finite()) {
+            wrong(Problem::with("voxel-size", "a voxel's sides must be above 0 µm"));
+        } else if params.form == Form::Cells && voxel_um != [voxel_um[0]; 3] {
+            wrong(Problem::with("voxel-size", "aligned cells have cubic voxels").help("give one number"));
+        } else {
+            let span: Point = std::array::from_fn(|axis| params.size()[axis] as f64 * voxel_um[axis]);
+            if (0..3).any(|axis| span[axis] < least[axis]) {
+                let [z, y, x] = span;
+                let message = format!("an image of {z:.1} × {y:.1} × {x:.1} µm (z, y, x) is too small for a {what}");
+                let [z, y, x] = least;
+                let help = format!("enlarge `size` or `voxel-size` to {z} × {y} × {x} µm or more");
+                wrong(Problem::with("size", message).help(help));
+            }
+            if params.size().iter().product::<usize>() > MOST_VOXELS {
+                let message = format!("an image of {:?} voxels is too large", params.size());
+                wrong(Problem::with("size", message).help(format!("at most {MOST_VOXELS} voxels")));
+            }
         }
         for name in &params.structures {
             if !structures::names().any(|known| known == name) {
@@ -191,18 +255,19 @@ impl StageKind for Simulate {
             }
         }
         let facts = Facts {
-            size: Some(params.size),
+            size: (params.form == Form::Cells).then(|| params.size()),
             dimensions: Some(3),
             channels: Some(params.channels()),
             ..Facts::default()
         };
-        checked.outputs.insert("cells".to_owned(), facts);
+        checked.outputs.insert(port.to_owned(), facts);
         checked
     }
 
     fn run(params: &SimulateParams, _: &Inputs, context: &Context) -> Result<Outputs, StageError> {
         match params.form {
             Form::Cells => single::run(params, context),
+            Form::Fields => field::run(params, context),
         }
     }
 }

@@ -53,14 +53,14 @@ const IMAGE: &str = "image.ome.tif";
 const TRUTH: &str = "truth.json";
 
 /// Electrons that a brightness of 1 gives: membrane dye, DNA dye.
-const MEMBRANE_ELECTRONS: f64 = 210.0;
-const DNA_ELECTRONS: f64 = 170.0;
+pub(super) const MEMBRANE_ELECTRONS: f64 = 210.0;
+pub(super) const DNA_ELECTRONS: f64 = 170.0;
 
 pub(super) fn run(params: &SimulateParams, context: &Context) -> Result<Outputs, StageError> {
     let description = CellsDescription {
-        size: params.size,
+        size: params.size(),
         dimensions: 3,
-        voxel_um: [params.voxel_size; 3],
+        voxel_um: params.voxel_um(),
         channels: params.channels(),
         normalised: false,
     };
@@ -76,8 +76,9 @@ pub(super) fn run(params: &SimulateParams, context: &Context) -> Result<Outputs,
                 "stage": stages[number].name(),
                 "structure": params.structure(number),
                 "drug": params.drug,
-                "size": params.size,
-                "voxel-size": params.voxel_size,
+                "brightness": params.brightness,
+                "size": params.size(),
+                "voxel-size": params.voxel_um(),
             }),
         })
         .collect();
@@ -113,7 +114,8 @@ pub(super) fn run(params: &SimulateParams, context: &Context) -> Result<Outputs,
     ]))
 }
 
-fn entry<'a>(result: &'a Tree, name: &str) -> Result<&'a crate::store::TreeEntry, ArtifactError> {
+/// A file of an item's result.
+pub(super) fn entry<'a>(result: &'a Tree, name: &str) -> Result<&'a crate::store::TreeEntry, ArtifactError> {
     result.get(name).ok_or_else(|| ArtifactError::no_file(ArtifactType::Cells, name))
 }
 
@@ -167,7 +169,7 @@ fn simulate(params: &SimulateParams, number: usize, stage: Stage) -> Result<(Cel
         .find_map(|_| {
             let traits = Traits::draw(&mut rng, stage);
             let specimen = Specimen::draw(&mut rng, traits);
-            let frame = Frame::aligned(&specimen, params.size, params.voxel_size);
+            let frame = Frame::aligned(&specimen, params.size(), params.voxel_um()[0]);
             fits(&specimen, &frame).then_some((specimen, frame))
         })
         .ok_or_else(|| {
@@ -193,7 +195,7 @@ fn simulate(params: &SimulateParams, number: usize, stage: Stage) -> Result<(Cel
         .into_iter()
         .map(|(mut data, electrons)| {
             optics::blur(&mut data, frame.size, frame.voxel_um);
-            optics::expose(&mut data, electrons, &mut camera);
+            optics::expose(&mut data, electrons * params.brightness, &mut camera);
             Volume::new(frame.size, data)
         })
         .collect();
@@ -359,7 +361,7 @@ mod tests {
             let mut rng = Rng::new(params.seed, "cell shape", number);
             let traits = Traits::draw(&mut rng, Stage::Interphase);
             let specimen = Specimen::draw(&mut rng, traits);
-            let frame = Frame::aligned(&specimen, params.size, params.voxel_size);
+            let frame = Frame::aligned(&specimen, params.size(), params.voxel_um()[0]);
             let anatomy = specimen.anatomy(&frame);
             let cell = anatomy.inside.iter().map(|&inside| u8::from(inside > 0.0)).collect();
             let nucleus = anatomy.nuclear.iter().map(|&inside| u8::from(inside > 0.0)).collect();

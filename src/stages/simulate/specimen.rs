@@ -9,7 +9,10 @@ use super::{
     mitosis::{Chromosomes, Stage},
     nucleus::Nucleus,
 };
-use crate::nn::Rng;
+use crate::{
+    image::{Pose, Volume, regions},
+    nn::Rng,
+};
 
 /// Where the DNA is.
 #[derive(Clone, Debug)]
@@ -48,6 +51,18 @@ pub(super) struct Specimen {
     pub(super) dna: Dna,
 }
 
+/// A cell's outline, roughly.
+pub(super) struct Outline {
+    /// µm³.
+    pub(super) volume: f64,
+    /// Centre of mass.
+    pub(super) centre: Point,
+    /// Direction of the long axis in the plane, from Y towards X.
+    pub(super) angle: f64,
+    /// Long over short axis.
+    pub(super) elongation: f64,
+}
+
 /// Where the voxels of a grid lie in a cell, Z, Y, X order; distances in µm, positive inside.
 pub(super) struct Anatomy {
     /// To the cell's surface.
@@ -67,6 +82,9 @@ const FAR_UM: f64 = 2.0;
 /// Voxel side of the coarse grids that shapes are measured on, µm.
 const MEASURED_UM: f64 = 1.2;
 
+/// Standard deviation of the logarithm of interphase volumes.
+const VOLUME_SPREAD: f64 = 0.263;
+
 fn log_normal(rng: &mut Rng, median: f64, spread: f64) -> f64 {
     median * (spread * rng.normal().clamp(-2.6, 2.6)).exp()
 }
@@ -76,14 +94,14 @@ impl Traits {
     /// 1283 to 3046; nuclei 350 to 860 µm³; heights 8 to 16 µm).
     pub(super) fn draw(rng: &mut Rng, stage: Stage) -> Self {
         let size = rng.normal().clamp(-2.6, 2.6);
-        let grown = 1.0 / (1.0 + (-1.7 * size).exp());
-        let chance = rng.uniform();
+        let volume = 2000.0 * (VOLUME_SPREAD * size).exp();
+        let cycle = Self::cycle_of(volume, rng.uniform());
         let elongation = 1.0 + log_normal(rng, 0.32, 0.5);
         let interphase = Self {
             stage,
             progress: rng.uniform(),
-            cycle: 0.7 * grown + 0.3 * chance,
-            volume: 2000.0 * (0.263 * size).exp(),
+            cycle,
+            volume,
             height: (11.3 * (0.06 * size + 0.13 * rng.normal()).exp()).clamp(8.2, 15.8),
             elongation,
             angle: PI * rng.uniform(),
@@ -102,6 +120,12 @@ impl Traits {
             nucleus_share: 0.30,
             ..interphase
         }
+    }
+
+    /// How far from one division to the next an interphase cell is: further the larger, but for `chance` in [0, 1].
+    pub(super) fn cycle_of(volume: f64, chance: f64) -> f64 {
+        let size = (volume / 2000.0).ln() / VOLUME_SPREAD;
+        0.7 / (1.0 + (-1.7 * size).exp()) + 0.3 * chance
     }
 
     /// How far a cell is rounded up.
@@ -123,12 +147,15 @@ impl Traits {
 impl Specimen {
     /// Draws a cell of these traits between neighbours of its own.
     pub(super) fn draw(rng: &mut Rng, traits: Traits) -> Self {
-        let sides = draw_sides(rng, traits.elongation, traits.angle);
+        // Anaphase stretches the cell along its spindle.
+        let stretch = if traits.stage == Stage::AnaphaseTelophase { 1.0 + 0.3 * traits.progress } else { 1.0 };
+        let sides = draw_sides(rng, traits.elongation * stretch, traits.angle);
         let lean = [0.08 * rng.normal(), 0.08 * rng.normal()];
         let mut specimen = Self::within(rng, traits, sides, lean);
-        // Contacts are put where the cell has its volume.
+        // Contacts, drawn around 1 µm, are put where the cell has its volume.
+        specimen.cell.widen((traits.volume / (PI * traits.height * 0.9)).sqrt());
         for _ in 0..3 {
-            let measured = specimen.measure_cell();
+            let measured = specimen.outline().volume;
             specimen.cell.widen((traits.volume / measured.max(1.0)).sqrt());
         }
         specimen.furnish(rng);
@@ -143,15 +170,6 @@ impl Specimen {
         let depth =
             if traits.stage == Stage::AnaphaseTelophase { 6.5 * smooth_step(0.35, 1.0, traits.progress) } else { 0.0 };
         let (sine, cosine) = traits.angle.sin_cos();
-        let mut sides = sides;
-        if traits.stage == Stage::AnaphaseTelophase {
-            // Anaphase stretches the cell along its spindle.
-            let stretch = 1.0 + 0.3 * traits.progress;
-            for side in &mut sides {
-                let along = side.normal[0] * cosine + side.normal[1] * sine;
-                side.offset *= 1.0 + (stretch - 1.0) * along * along;
-            }
-        }
         let cell = CellShape {
             sides,
             edge_height: traits.height - dome,
@@ -161,22 +179,16 @@ impl Specimen {
             roundness,
             furrow: (depth > 0.0).then_some(Furrow { axis: [cosine, sine], depth }),
             waviness: CellShape::draw_waviness(rng),
+            site: [0.0; 2],
         };
         let placeholder = Nucleus::new(rng, [traits.height / 2.0, 0.0, 0.0], [1.0; 3], 0.0, 0.0);
-        let mut specimen = Self { traits, cell, dna: Dna::Nucleus(placeholder) };
-        // Contacts drawn around 1 µm are brought near their place first, so that waves and corners fit.
-        let rough = (traits.volume / (PI * traits.height * 0.9)).sqrt();
-        let mean = specimen.cell.sides.iter().map(|side| side.offset).sum::<f64>() / specimen.cell.sides.len() as f64;
-        if mean < 3.0 {
-            specimen.cell.widen(rough / mean);
-        }
-        specimen
+        Self { traits, cell, dna: Dna::Nucleus(placeholder) }
     }
 
     /// Puts the nucleus, or spindle and chromosomes, into the cell.
     pub(super) fn furnish(&mut self, rng: &mut Rng) {
         let traits = self.traits;
-        let middle = self.middle();
+        let middle = self.outline().centre;
         let height = self.cell.height();
         if matches!(traits.stage, Stage::Interphase | Stage::Prophase) {
             let volume = traits.nucleus_share * traits.volume;
@@ -245,13 +257,6 @@ impl Specimen {
         Frame::over(low, high, [MEASURED_UM; 3])
     }
 
-    fn measure_cell(&self) -> f64 {
-        let frame = self.coarse();
-        // A voxel at the surface counts for the part of it that is inside.
-        let filled = frame.map(|point| (self.place(point).inside / MEASURED_UM + 0.5).clamp(0.0, 1.0));
-        filled.iter().sum::<f64>() * frame.voxel_volume()
-    }
-
     fn measure_nucleus(&self) -> f64 {
         let Dna::Nucleus(nucleus) = &self.dna else { return 0.0 };
         let reach = nucleus.reach();
@@ -262,17 +267,23 @@ impl Specimen {
         filled.iter().sum::<f64>() * frame.voxel_volume()
     }
 
-    /// The centre of mass of the cell.
-    fn middle(&self) -> Point {
+    /// Volume, centre and long axis of the cell.
+    pub(super) fn outline(&self) -> Outline {
         let frame = self.coarse();
-        let mut sum = [0.0; 4];
-        for (point, inside) in frame.map(|point| (point, self.place(point).inside > 0.0)) {
-            if inside {
-                (0..3).for_each(|axis| sum[axis] += point[axis]);
-                sum[3] += 1.0;
-            }
+        let points: Vec<(Point, f64)> =
+            frame.map(|point| (point, (self.place(point).inside / MEASURED_UM + 0.5).clamp(0.0, 1.0)));
+        let total: f64 = points.iter().map(|(_, weight)| weight).sum::<f64>().max(1e-9);
+        let mean = |f: &dyn Fn(Point) -> f64| points.iter().map(|(point, w)| w * f(*point)).sum::<f64>() / total;
+        let centre: Point = std::array::from_fn(|axis| mean(&|point| point[axis]));
+        let [yy, yx, xx] =
+            [[1, 1], [1, 2], [2, 2]].map(|[a, b]| mean(&|point| (point[a] - centre[a]) * (point[b] - centre[b])));
+        let root = ((yy - xx).powi(2) + 4.0 * yx * yx).sqrt();
+        Outline {
+            volume: total * frame.voxel_volume(),
+            centre,
+            angle: 0.5 * (2.0 * yx).atan2(yy - xx),
+            elongation: ((yy + xx + root) / (yy + xx - root).max(1e-9)).sqrt(),
         }
-        std::array::from_fn(|axis| sum[axis] / f64::max(sum[3], 1.0))
     }
 
     /// Where the voxels of a grid lie in the cell.
@@ -354,40 +365,24 @@ fn fill(frame: &Frame, centre: Point, reach: f64, mut f: impl FnMut(usize, Point
 }
 
 impl Frame {
-    /// The grid of an aligned single cell, as `segment-align` lays it: the long axis of the cell's outline along Y, the centre
-    /// of mass of the nucleus in the middle, and Y and X mirrored where the cell's mass is skewed towards their low ends.
-    /// Also: the angle in degrees, for tables.
+    /// The grid of an aligned single cell, as `segment-align` lays it.
     pub(super) fn aligned(specimen: &Specimen, size: [usize; 3], voxel_um: f64) -> Self {
         let coarse = specimen.coarse();
-        let points = coarse.map(|point| {
+        let (mut cell, mut nucleus) = (Vec::with_capacity(coarse.len()), Vec::with_capacity(coarse.len()));
+        for (inside, nuclear) in coarse.map(|point| {
             let inside = specimen.place(point).inside;
-            let nuclear = specimen.nuclear(point, inside);
-            (point, inside > 0.0, specimen.is_nucleus(inside, nuclear))
-        });
-        let mean = |wanted: &dyn Fn(&(Point, bool, bool)) -> bool| {
-            let chosen: Vec<Point> = points.iter().filter(|entry| wanted(entry)).map(|entry| entry.0).collect();
-            let count = chosen.len().max(1) as f64;
-            std::array::from_fn::<f64, 3, _>(|axis| chosen.iter().map(|point| point[axis]).sum::<f64>() / count)
+            (inside, specimen.nuclear(point, inside))
+        }) {
+            cell.push(u32::from(inside > 0.0));
+            nucleus.push(u32::from(specimen.is_nucleus(inside, nuclear)));
+        }
+        let (cell, nucleus) = (Volume::new(coarse.size, cell), Volume::new(coarse.size, nucleus));
+        let first = |labels: &Volume<u32>| regions(labels, 1).swap_remove(0);
+        let (centre, pose) = match (first(&cell), first(&nucleus)) {
+            (Some(body), Some(core)) => (coarse.point(core.centre), Pose::of(&cell, 1, &body, &core, coarse.voxel_um)),
+            _ => (specimen.outline().centre, Pose { centre_um: [0.0; 3], angle: 0.0, flip: [false; 2] }),
         };
-        let cell = mean(&|entry| entry.1);
-        let centre = mean(&|entry| entry.2);
-        let (mut yy, mut yx, mut xx) = (0.0, 0.0, 0.0);
-        for (point, _, _) in points.iter().filter(|entry| entry.1) {
-            let (y, x) = (point[1] - cell[1], point[2] - cell[2]);
-            yy += y * y;
-            yx += y * x;
-            xx += x * x;
-        }
-        // The direction of largest variance, from Y towards X.
-        let angle = 0.5 * (2.0 * yx).atan2(yy - xx);
-        let (sine, cosine) = angle.sin_cos();
-        let mut skew = [0.0; 2];
-        for (point, _, _) in points.iter().filter(|entry| entry.1) {
-            let (y, x) = (point[1] - cell[1], point[2] - cell[2]);
-            skew[0] += (y * cosine + x * sine).powi(3);
-            skew[1] += (x * cosine - y * sine).powi(3);
-        }
-        let mirrored = skew.map(|skew| if skew < 0.0 { -1.0 } else { 1.0 });
-        Self { size, voxel_um: [voxel_um; 3], centre, angle, mirrored }
+        let mirrored = pose.flip.map(|flip| if flip { -1.0 } else { 1.0 });
+        Self { size, voxel_um: [voxel_um; 3], centre, angle: pose.angle, mirrored }
     }
 }
