@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use super::{
-    kernel::{Instructions, LANES, ROWS, Segment, multiply_add},
+    kernel::{Block, FEW, Instructions, LANES, ROWS, Segment, dots, multiply_add},
     maps::{Maps, Shape},
     parallel::{self, Shared},
 };
@@ -109,11 +109,23 @@ struct Class {
     panel: usize,
 }
 
-/// What the eight rows of a tile are made of: channels that are summed over, and channels that come out.
+/// Channels that are summed over, and channels that come out.
 #[derive(Clone, Copy)]
 struct Roles {
     summed: usize,
     lanes: usize,
+}
+
+impl Roles {
+    /// Whether so few channels come out that 32 lanes would be mostly empty: then each one is a dot product over the summed ones.
+    fn few(self) -> bool {
+        self.lanes <= FEW && self.summed >= 8
+    }
+
+    /// Outputs of one panel.
+    fn width(self) -> usize {
+        if self.few() { self.lanes } else { LANES }
+    }
 }
 
 fn classes(window: &Window, direction: Direction, input: &Shape, output: &Shape, roles: Roles) -> Vec<Class> {
@@ -121,6 +133,8 @@ fn classes(window: &Window, direction: Direction, input: &Shape, output: &Shape,
         lattices(window.kernel[axis], window.stride[axis], window.padding[axis], output.size[axis], direction)
     });
     let blocks = roles.lanes.div_ceil(LANES);
+    // Panels of 32 lanes hold all lanes of one summed channel side by side; those of a few channels hold one channel behind the other.
+    let (width, apart) = (roles.width(), if roles.few() { 1 } else { LANES });
     let signed = |value: usize| isize::try_from(value).expect("a buffer's length");
     let (plane, row, voxel) = (signed(input.plane_pitch()), signed(input.row_pitch()), signed(input.channels));
     let mut all = Vec::new();
@@ -135,14 +149,14 @@ fn classes(window: &Window, direction: Direction, input: &Shape, output: &Shape,
                     for &(tap_y, from_y) in &y.taps {
                         segments.push(Segment {
                             a: from_z * plane + from_y * row + x.taps.first().map_or(0, |tap| tap.1) * voxel,
-                            b: signed(segments.len() * count * LANES),
+                            b: signed(segments.len() * count * apart),
                             count,
                         });
                         let first = (tap_z * window.kernel[1] + tap_y) * window.kernel[2];
                         taps.extend(x.taps.iter().map(|&(tap_x, _)| first + tap_x));
                     }
                 }
-                let length = blocks * taps.len() * roles.summed * LANES;
+                let length = blocks * taps.len() * roles.summed * width;
                 all.push(Class {
                     start: [z.start, y.start, x.start],
                     step: [z.step, y.step, x.step],
@@ -162,10 +176,14 @@ fn classes(window: &Window, direction: Direction, input: &Shape, output: &Shape,
 /// Copies weights into panels: class, block of 32 lanes, taps, summed channels, lanes. Missing lanes are zero.
 fn pack(weights: Weights, transposed: bool, roles: Roles, classes: &[Class], panels: &mut Vec<f32>) {
     let blocks = roles.lanes.div_ceil(LANES);
-    let per_tap = roles.summed * LANES;
+    let per_tap = roles.summed * roles.width();
     let length = classes.iter().map(|class| class.taps.len()).sum::<usize>() * blocks * per_tap;
     if panels.len() < length {
         panels.resize(length, 0.0);
+    }
+    if roles.few() {
+        pack_few(weights, transposed, roles, classes, panels);
+        return;
     }
     let shared = Shared::new(panels);
     let jobs: Vec<(usize, usize, usize)> = classes
@@ -191,12 +209,8 @@ fn pack(weights: Weights, transposed: bool, roles: Roles, classes: &[Class], pan
                 out.fill(0.0);
             }
             if transposed {
-                for lane in 0..width {
-                    let column = &source[(first + lane) * weights.outputs..(first + lane + 1) * weights.outputs];
-                    for (out, value) in out[lane..].iter_mut().step_by(LANES).zip(column) {
-                        *out = *value;
-                    }
-                }
+                let rows = &source[first * weights.outputs..(first + width) * weights.outputs];
+                transpose(rows, weights.outputs, out);
             } else {
                 for (out, row) in out.chunks_exact_mut(LANES).zip(source.chunks_exact(weights.outputs)) {
                     out[..width].copy_from_slice(&row[first..first + width]);
@@ -204,6 +218,36 @@ fn pack(weights: Weights, transposed: bool, roles: Roles, classes: &[Class], pan
             }
         }
     });
+}
+
+/// Copies weights into panels for a few channels: class, channel, taps, summed channels.
+fn pack_few(weights: Weights, transposed: bool, roles: Roles, classes: &[Class], panels: &mut [f32]) {
+    let mut next = panels.iter_mut();
+    for class in classes {
+        for lane in 0..roles.lanes {
+            for &tap in &class.taps {
+                let source = &weights.values[tap * weights.inputs * weights.outputs..];
+                for summed in 0..roles.summed {
+                    let (input, output) = if transposed { (lane, summed) } else { (summed, lane) };
+                    *next.next().expect("panels are as long as the weights") = source[input * weights.outputs + output];
+                }
+            }
+        }
+    }
+}
+
+/// Writes the rows (of `length` floats, at most 32 of them) as columns of `out`, which is 32 wide; in blocks that stay in the first-level
+/// cache.
+fn transpose(rows: &[f32], length: usize, out: &mut [f32]) {
+    const BLOCK: usize = 16;
+    for start in (0..length).step_by(BLOCK) {
+        let end = length.min(start + BLOCK);
+        for (lane, row) in rows.chunks_exact(length).enumerate() {
+            for (out, value) in out[start * LANES + lane..].iter_mut().step_by(LANES).zip(&row[start..end]) {
+                *out = *value;
+            }
+        }
+    }
 }
 
 /// Panels that stay in a core's second-level cache.
@@ -259,7 +303,7 @@ pub fn apply(
     let mut tasks: Vec<(usize, Range<usize>, usize)> = Vec::new();
     for (index, class) in classes.iter().enumerate() {
         let voxels = to.images * class.count.iter().product::<usize>();
-        let work = class.taps.len() * roles.summed * LANES;
+        let work = class.taps.len() * roles.summed * roles.width();
         let step = (TASK_WORK / work.max(1)).max(ROWS).next_multiple_of(ROWS);
         for first in (0..voxels).step_by(step) {
             tasks.extend((0..blocks).map(|block| (index, first..voxels.min(first + step), block)));
@@ -270,8 +314,8 @@ pub fn apply(
     parallel::for_each(tasks.len(), |task| {
         let (class, voxels, block) = &tasks[task];
         let class = &classes[*class];
-        let panel = &panels[class.panel + block * class.taps.len() * roles.summed * LANES..];
-        let tile = Tile { instructions, class, from: &from, to: &to, source, panel, out: shared };
+        let panel = &panels[class.panel + block * class.taps.len() * roles.summed * roles.width()..];
+        let tile = Tile { instructions, class, from: &from, to: &to, source, panel, out: shared, roles };
         tile.run(voxels.clone(), block * LANES, finish);
     });
 }
@@ -298,6 +342,7 @@ struct Tile<'a> {
     source: &'a [f32],
     panel: &'a [f32],
     out: Shared,
+    roles: Roles,
 }
 
 impl Tile<'_> {
@@ -347,6 +392,17 @@ impl Tile<'_> {
             inputs[row] = inputs[0];
         }
         let rows = inputs.map(|offset| self.source[offset..].as_ptr());
+        if self.roles.few() {
+            let (panel, step) = (self.panel.as_ptr(), class.taps.len() * self.roles.summed);
+            // SAFETY: as below.
+            let sums = unsafe { dots(self.instructions, &rows, panel, step, width, segments) };
+            for (sums, offset) in sums.iter().zip(outputs).take(count) {
+                // SAFETY: as below.
+                let out = unsafe { std::slice::from_raw_parts_mut(self.out.pointer().add(offset), width) };
+                write(out, &sums[..width], finish);
+            }
+            return;
+        }
         let mut block = [[0.0; LANES]; ROWS];
         // SAFETY: `assert_reach` made sure that all taps of all voxels lie inside the input; panels hold all segments.
         unsafe {
@@ -395,7 +451,23 @@ pub fn weight_gradient(
     assert_eq!((out.len(), from.images), (length, to.images));
     let reach = |shape: &Shape| (0..3).all(|axis| shape.border[axis] >= window.padding[axis]);
     assert!(reach(if direction == Direction::Gather { &from } else { &to }), "the border is too narrow");
-    let plan = Gradient::new(window, direction, from, to, input.data(), gradient.data());
+    let few_lanes = outputs <= FEW && inputs >= 8 && window.stride == [1; 3] && direction == Direction::Gather;
+    // With few output channels the input channels are the lanes, and the taps move the place in the gradient.
+    let plan = if few_lanes && (0..3).all(|axis| to.border[axis] >= window.padding[axis]) {
+        let mirrored: [usize; 3] = std::array::from_fn(|axis| window.kernel[axis] - 1 - window.padding[axis]);
+        let mut plan = Gradient::new(
+            &Window { padding: mirrored, ..*window },
+            Direction::Gather,
+            to,
+            from,
+            gradient.data(),
+            input.data(),
+        );
+        plan.mirrored = true;
+        plan
+    } else {
+        Gradient::new(window, direction, from, to, input.data(), gradient.data())
+    };
     let rows = plan.few.rows();
     let groups = ((1 << 20) / length).clamp(1, 16).min(rows);
     let splits = (32 / groups).min(plan.blocks.len()).max(1);
@@ -454,8 +526,12 @@ struct Gradient<'a> {
     input_step: [usize; 3],
     output_step: [usize; 3],
     blocks: Vec<GradientBlock>,
+    /// What the rows are read from, and what the lanes are.
     input: &'a [f32],
     gradient: &'a [f32],
+    /// Whether input and gradient changed places: then tap t here is the last but t there, and the sums are transposed.
+    mirrored: bool,
+    taps: usize,
 }
 
 impl<'a> Gradient<'a> {
@@ -507,7 +583,7 @@ impl<'a> Gradient<'a> {
             Direction::Gather => (to, window.stride, [1; 3]),
             Direction::Spread => (from, [1; 3], window.stride),
         };
-        Self { few, from, to, input_step, output_step, blocks, input, gradient }
+        Self { few, from, to, input_step, output_step, blocks, input, gradient, mirrored: false, taps }
     }
 
     /// Sums over a range of rows of voxels, for some blocks, in chunks of rows that stay in the cache.
@@ -552,6 +628,10 @@ impl<'a> Gradient<'a> {
                             &segments,
                         );
                     }
+                    if self.mirrored {
+                        self.add_mirrored(block, lane, width, &products, sums, next.start == rows.start);
+                        continue;
+                    }
                     for (row, products) in products.iter().enumerate().take(block.count) {
                         // SAFETY: the block has these rows of the gradient to itself.
                         let out = unsafe {
@@ -566,6 +646,33 @@ impl<'a> Gradient<'a> {
                 }
             }
             next.start = end;
+        }
+    }
+}
+
+impl Gradient<'_> {
+    /// Adds the sums of a block whose rows are (mirrored tap, output channel) and whose lanes are input channels.
+    fn add_mirrored(
+        &self,
+        block: &GradientBlock,
+        lane: usize,
+        width: usize,
+        products: &Block,
+        sums: *mut f32,
+        first: bool,
+    ) {
+        let (outputs, inputs) = (self.from.channels, self.to.channels);
+        let taps = self.taps;
+        for (row, products) in products.iter().enumerate().take(block.count) {
+            let (tap, output) = ((block.first + row) / outputs, (block.first + row) % outputs);
+            for (input, product) in products[..width].iter().enumerate() {
+                let at = ((taps - 1 - tap) * inputs + lane + input) * outputs + output;
+                // SAFETY: the block has these places of the gradient to itself.
+                unsafe {
+                    let place = sums.add(at);
+                    *place = if first { *product } else { *place + product };
+                }
+            }
         }
     }
 }

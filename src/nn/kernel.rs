@@ -23,6 +23,171 @@ pub struct Segment {
     pub count: usize,
 }
 
+/// Output channels at most that [`dots`] is the better way for.
+pub const FEW: usize = 4;
+/// Sums of products for a few output channels: rows × channels.
+pub type FewSums = [[f32; FEW]; ROWS];
+
+/// Partial sums of one dot product.
+const STRANDS: usize = 16;
+
+/// Dot products of the rows with a few vectors: `sums[r][c] = Σ_k a_r[k] · b_c[k]` over all segments (`Segment::b` counts from the
+/// start of each vector, and vectors follow each other at a distance of `step_b`).
+///
+/// Where few channels come out, the lanes are the summed channels: sixteen strands are summed apart, and added up
+/// in pairs at the end, in the same order on every instruction set.
+///
+/// # Safety
+/// For every segment and k below its count, `rows[r] + segment.a + k` and `b + c · step_b + segment.b + k` must be readable for all rows and
+/// channels below `channels` (at most [`FEW`]). The processor must have `instructions`.
+pub unsafe fn dots(
+    instructions: Instructions,
+    rows: &[*const f32; ROWS],
+    b: *const f32,
+    step_b: usize,
+    channels: usize,
+    segments: &[Segment],
+) -> FewSums {
+    debug_assert!(channels <= FEW);
+    let mut sums = [[0.0; FEW]; ROWS];
+    let mut channel = 0;
+    while channel < channels {
+        let b = b.wrapping_add(channel * step_b);
+        let two = channels - channel >= 2;
+        let mut strands = [[[0.0f32; STRANDS]; 2]; ROWS];
+        // SAFETY: the caller promises what these need.
+        unsafe {
+            match instructions {
+                #[cfg(target_arch = "x86_64")]
+                Instructions::Avx512 if two => dots_avx512::<2>(rows, b, step_b, segments, &mut strands),
+                #[cfg(target_arch = "x86_64")]
+                Instructions::Avx512 => dots_avx512::<1>(rows, b, step_b, segments, &mut strands),
+                #[cfg(target_arch = "x86_64")]
+                Instructions::Avx2 => dots_avx2(rows, b, step_b, 1 + usize::from(two), segments, &mut strands),
+                Instructions::Portable => dots_portable(rows, b, step_b, 1 + usize::from(two), segments, &mut strands),
+            }
+        }
+        for (sums, strands) in sums.iter_mut().zip(&strands) {
+            for (sum, strands) in sums[channel..].iter_mut().zip(strands) {
+                *sum = add_up(*strands);
+            }
+        }
+        channel += 2;
+    }
+    sums
+}
+
+/// The sum of the strands, in pairs.
+fn add_up(mut strands: [f32; STRANDS]) -> f32 {
+    let mut half = STRANDS / 2;
+    while half > 0 {
+        for index in 0..half {
+            strands[index] += strands[index + half];
+        }
+        half /= 2;
+    }
+    strands[0]
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+unsafe fn dots_avx512<const CHANNELS: usize>(
+    rows: &[*const f32; ROWS],
+    b: *const f32,
+    step_b: usize,
+    segments: &[Segment],
+    strands: &mut [[[f32; STRANDS]; 2]; ROWS],
+) {
+    use std::arch::x86_64::{_mm512_fmadd_ps, _mm512_maskz_loadu_ps, _mm512_setzero_ps, _mm512_storeu_ps};
+    // SAFETY: the caller promises that all addresses are readable; masked lanes are not read.
+    unsafe {
+        let mut sums = [[_mm512_setzero_ps(); CHANNELS]; ROWS];
+        for segment in segments {
+            let mut k = 0;
+            while k < segment.count {
+                let left = segment.count - k;
+                let mask = if left >= STRANDS { u16::MAX } else { (1u16 << left) - 1 };
+                let vectors: [_; CHANNELS] = std::array::from_fn(|channel| {
+                    _mm512_maskz_loadu_ps(mask, b.offset(segment.b).wrapping_add(channel * step_b + k))
+                });
+                for (sums, row) in sums.iter_mut().zip(rows) {
+                    let values = _mm512_maskz_loadu_ps(mask, row.offset(segment.a).add(k));
+                    for (sum, vector) in sums.iter_mut().zip(vectors) {
+                        *sum = _mm512_fmadd_ps(values, vector, *sum);
+                    }
+                }
+                k += STRANDS;
+            }
+        }
+        for (strands, sums) in strands.iter_mut().zip(sums) {
+            for (strands, sum) in strands.iter_mut().zip(sums) {
+                _mm512_storeu_ps(strands.as_mut_ptr(), sum);
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+unsafe fn dots_avx2(
+    rows: &[*const f32; ROWS],
+    b: *const f32,
+    step_b: usize,
+    channels: usize,
+    segments: &[Segment],
+    strands: &mut [[[f32; STRANDS]; 2]; ROWS],
+) {
+    // The compiler makes vector instructions of the plain loops here.
+    // SAFETY: the caller's promise is passed on.
+    unsafe { dots_plain::<true>(rows, b, step_b, channels, segments, strands) }
+}
+
+unsafe fn dots_portable(
+    rows: &[*const f32; ROWS],
+    b: *const f32,
+    step_b: usize,
+    channels: usize,
+    segments: &[Segment],
+    strands: &mut [[[f32; STRANDS]; 2]; ROWS],
+) {
+    // SAFETY: the caller's promise is passed on.
+    unsafe {
+        dots_plain::<{ cfg!(any(target_feature = "fma", target_arch = "aarch64")) }>(
+            rows, b, step_b, channels, segments, strands,
+        )
+    }
+}
+
+#[inline(always)]
+unsafe fn dots_plain<const FUSED: bool>(
+    rows: &[*const f32; ROWS],
+    b: *const f32,
+    step_b: usize,
+    channels: usize,
+    segments: &[Segment],
+    strands: &mut [[[f32; STRANDS]; 2]; ROWS],
+) {
+    for (strands, row) in strands.iter_mut().zip(rows) {
+        for (channel, strands) in strands.iter_mut().enumerate().take(channels) {
+            for segment in segments {
+                // SAFETY: the caller promises that these are readable.
+                let (a, b) = unsafe {
+                    let b = b.add(channel * step_b).offset(segment.b);
+                    (
+                        std::slice::from_raw_parts(row.offset(segment.a), segment.count),
+                        std::slice::from_raw_parts(b, segment.count),
+                    )
+                };
+                for (a, b) in a.chunks(STRANDS).zip(b.chunks(STRANDS)) {
+                    for ((strand, a), b) in strands.iter_mut().zip(a).zip(b) {
+                        *strand = if FUSED { a.mul_add(*b, *strand) } else { a * b + *strand };
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// Which instructions the processor has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Instructions {
@@ -242,6 +407,36 @@ unsafe fn portable(
 mod tests {
     use super::*;
     use crate::nn::Rng;
+
+    #[test]
+    fn dot_products_agree_on_all_instruction_sets() {
+        let mut rng = Rng::new(2, "test", 0);
+        let mut random = |count: usize| (0..count).map(|_| rng.normal() as f32).collect::<Vec<f32>>();
+        let (a, b) = (random(4000), random(4000));
+        let segments = [Segment { a: 3, b: 0, count: 50 }, Segment { a: 400, b: 50, count: 21 }];
+        let rows: [*const f32; ROWS] = std::array::from_fn(|row| a[row * 31..].as_ptr());
+        for channels in 1..=FEW {
+            // SAFETY: all addresses lie within 4000 floats.
+            let run = |instructions| unsafe { dots(instructions, &rows, b.as_ptr(), 71, channels, &segments) };
+            let (best, plain) = (run(Instructions::detect()), run(Instructions::Portable));
+            #[cfg(target_arch = "x86_64")]
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                assert_eq!(run(Instructions::Avx2), best);
+            }
+            for row in 0..ROWS {
+                for channel in 0..channels {
+                    let products = segments.iter().flat_map(|s| (0..s.count).map(move |k| (s, k)));
+                    let wanted: f64 = products
+                        .map(|(s, k)| {
+                            f64::from(a[row * 31 + s.a as usize + k]) * f64::from(b[channel * 71 + s.b as usize + k])
+                        })
+                        .sum();
+                    assert!((f64::from(best[row][channel]) - wanted).abs() < 1e-4);
+                    assert!((f64::from(plain[row][channel]) - wanted).abs() < 1e-4);
+                }
+            }
+        }
+    }
 
     #[test]
     fn all_instruction_sets_agree() {
