@@ -267,7 +267,8 @@ mod tests {
         };
         let frame_of = |mask: &Volume<u8>| mask.data.iter().map(|&v| usize::from(v)).sum::<usize>();
         let first = aligned(0.0, false);
-        assert!((frame_of(&first) as f64 * 0.027 - 16.0 * 6.0 * 6.0).abs() < 25.0, "{}", frame_of(&first));
+        // Eleven planes of 0.5 µm lie inside.
+        assert!((frame_of(&first) as f64 * 0.027 - 16.0 * 6.0 * 5.5).abs() < 25.0, "{}", frame_of(&first));
         for other in [aligned(33.0, false), aligned(-75.0, true), aligned(90.0, true)] {
             let both = first.data.iter().zip(&other.data).filter(|(a, b)| **a & **b == 1).count();
             let either = first.data.iter().zip(&other.data).filter(|(a, b)| **a | **b == 1).count();

@@ -422,7 +422,7 @@ mod tests {
         let whole: Vec<_> = cells.iter().filter(|cell| cell.whole).collect();
         assert!(whole.len() >= 4, "{}", whole.len());
         for cell in &whole {
-            assert!((900.0..4200.0).contains(&cell.cell_volume_um3), "{cell:?}");
+            assert!((700.0..4200.0).contains(&cell.cell_volume_um3), "{cell:?}");
             assert!((0.04..0.42).contains(&(cell.nucleus_volume_um3 / cell.cell_volume_um3)), "{cell:?}");
             assert!((7.0..17.0).contains(&cell.cell_height_um), "{cell:?}");
         }

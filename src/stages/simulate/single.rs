@@ -390,11 +390,11 @@ mod tests {
 
     #[test]
     fn structures_are_where_cells_have_them() {
-        // Mean brightness by region for a few structures whose place the paper states.
+        // How bright the brightest hundredth is by region, for a few structures whose place the paper states.
         let mut means: BTreeMap<&str, [f64; 3]> = BTreeMap::new();
         for name in ["mitochondria", "nuclear-envelope", "nucleoli-gc", "matrix-adhesions", "tight-junctions"] {
             let params = small(json!({"size": [40, 74, 50], "voxel-size": 0.6, "structures": [name]}));
-            let mut sums = [[0.0; 2]; 3];
+            let mut seen: [Vec<f64>; 3] = Default::default();
             for number in 0..2 {
                 let (image, _) = simulate(&params, number, Stage::Interphase).unwrap();
                 let planes: Vec<usize> = (0..40)
@@ -408,18 +408,21 @@ mod tests {
                         _ if index / (74 * 50) < low => 1,
                         _ => 2,
                     };
-                    sums[region][0] += f64::from(value);
-                    sums[region][1] += 1.0;
+                    seen[region].push(f64::from(value));
                 }
             }
-            means.insert(name, sums.map(|[sum, count]| sum / count - 117.0));
+            let bright = seen.map(|mut values| {
+                values.sort_by(f64::total_cmp);
+                values[values.len() * 99 / 100] - 117.0
+            });
+            means.insert(name, bright);
         }
         let [nucleus, low, high] = means["mitochondria"];
         assert!(nucleus * 4.0 < low.min(high), "{means:?}");
         let [nucleus, low, high] = means["nucleoli-gc"];
         assert!(nucleus > 3.0 * low.max(high), "{means:?}");
         let [_, low, high] = means["matrix-adhesions"];
-        assert!(low > 1.15 * high, "{means:?}");
+        assert!(low > 1.5 * high, "{means:?}");
         let [_, low, high] = means["tight-junctions"];
         assert!(high > 1.5 * low, "{means:?}");
     }
