@@ -200,7 +200,7 @@ fn bad_input_is_told_clearly_and_ends_with_the_right_code() {
     let segment = "voxel-size = [0.3, 0.3, 0.3]\nchannels = [\"membrane\", \"dna\"]\n\
                    [stages.cells]\nuses = \"segment-align\"\nfields = \"field\"\n";
     let cases: Vec<(&str, String, &[&str], i32, &[&str])> = vec![
-        ("unknown key", small("latent = 4", "latnt = 4"), &[], 2, &["latnt", "did you mean `latent`", "small.toml:37"]),
+        ("unknown key", small("latent = 4", "latnt = 4"), &[], 2, &["latnt", "did you mean `latent`", "small.toml:33"]),
         ("wrong type", small("epochs = 2", "epochs = \"two\""), &[], 2, &["epochs", "small.toml"]),
         (
             "unknown kind",
