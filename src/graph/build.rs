@@ -360,7 +360,6 @@ impl<'a> Builder<'a> {
     }
 
     /// The inputs of the instance at this combination of axis values, with what is known of them.
-    #[expect(clippy::type_complexity, reason = "three results of one walk")]
     fn inputs(
         &self,
         axes: &[Axis],

@@ -56,7 +56,7 @@ pub struct Architecture {
 pub struct ParameterShape {
     /// The name, such as `enc.path.0.conv1.weight`.
     pub name: String,
-    /// The shape, as PyTorch has it: (out, in, [Z] Y X) for convolutions, (in, out, [Z] Y X) for transposed ones.
+    /// The shape, as PyTorch has it: `(out, in, [Z,] Y, X)` for convolutions, `(in, out, [Z,] Y, X)` for transposed ones.
     pub shape: Vec<usize>,
     /// Whether it is trained; else it is a statistic of BatchNorm or a vector u of spectral normalisation.
     pub trained: bool,
