@@ -17,7 +17,7 @@ pub mod ome_tiff;
 mod region;
 pub mod segmentation;
 mod sheet;
-mod simd;
+pub(crate) mod simd;
 mod stack;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -4,7 +4,7 @@
 ///
 /// The results are the same bits: no operation is fused or reordered, there are only more lanes.
 #[inline]
-pub(super) fn dispatch<R>(f: impl FnOnce() -> R) -> R {
+pub(crate) fn dispatch<R>(f: impl FnOnce() -> R) -> R {
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx2")]

@@ -50,12 +50,15 @@ impl Conditions {
             let mut maps = Maps::zeros(Shape { size: *size, ..full });
             let shape = maps.shape();
             let step: [usize; 3] = std::array::from_fn(|axis| full.size[axis] / size[axis]);
-            maps.for_each_row(|row, out| {
-                let [image, z, y] = shape.row_position(row);
-                let source = &whole.data()[full.offset(image, [z * step[0], y * step[1], 0])..];
-                let source = source.chunks_exact(channels).step_by(step[2]);
-                out.chunks_exact_mut(channels).zip(source).for_each(|(out, source)| out.copy_from_slice(source));
-            });
+            maps.for_each_row(
+                #[inline(always)]
+                |row, out| {
+                    let [image, z, y] = shape.row_position(row);
+                    let source = &whole.data()[full.offset(image, [z * step[0], y * step[1], 0])..];
+                    let source = source.chunks_exact(channels).step_by(step[2]);
+                    out.chunks_exact_mut(channels).zip(source).for_each(|(out, source)| out.copy_from_slice(source));
+                },
+            );
             let (mean, covariance) = if training { covariance(&maps) } else { (Vec::new(), Vec::new()) };
             levels.push(Sampled { maps, mean, covariance });
         }
@@ -69,15 +72,20 @@ fn covariance(maps: &Maps) -> (Vec<f64>, Vec<f64>) {
     let count = shape.voxels() as f64;
     let mean: Vec<f64> = norm::moments(maps).iter().map(|moments| moments.mean).collect();
     let about: Vec<f32> = mean.iter().map(|&mean| mean as f32).collect();
-    let [products] = norm::sums(shape.rows(), channels * channels, |row, [sum]| {
-        for voxel in maps.row(row).chunks_exact(channels) {
-            for (a, (value_a, mean_a)) in voxel.iter().zip(&about).enumerate() {
-                for (b, (value_b, mean_b)) in voxel.iter().zip(&about).enumerate() {
-                    sum[a * channels + b] += (value_a - mean_a) * (value_b - mean_b);
+    let [products] = norm::sums(
+        shape.rows(),
+        channels * channels,
+        #[inline(always)]
+        |row, [sum]| {
+            for voxel in maps.row(row).chunks_exact(channels) {
+                for (a, (value_a, mean_a)) in voxel.iter().zip(&about).enumerate() {
+                    for (b, (value_b, mean_b)) in voxel.iter().zip(&about).enumerate() {
+                        sum[a * channels + b] += (value_a - mean_a) * (value_b - mean_b);
+                    }
                 }
             }
-        }
-    });
+        },
+    );
     (mean, products.into_iter().map(|product| product / count).collect())
 }
 
@@ -273,20 +281,23 @@ impl<'a> Pass<'a> {
         let deep = from.size[0] / shape.size[0];
         let factor = 1.0 / (4 * deep) as f32;
         let channels = from.channels;
-        pooled.for_each_row(|row, out| {
-            let [image, z, y] = shape.row_position(row);
-            out.fill(0.0);
-            for corner in 0..2 * deep {
-                let start = from.offset(image, [z * deep + corner / 2, 2 * y + corner % 2, 0]);
-                let source = &input.data()[start..start + from.row_len()];
-                for (out, pair) in out.chunks_exact_mut(channels).zip(source.chunks_exact(2 * channels)) {
-                    let (left, right) = pair.split_at(channels);
-                    for ((out, left), right) in out.iter_mut().zip(left).zip(right) {
-                        *out += (left + right) * factor;
+        pooled.for_each_row(
+            #[inline(always)]
+            |row, out| {
+                let [image, z, y] = shape.row_position(row);
+                out.fill(0.0);
+                for corner in 0..2 * deep {
+                    let start = from.offset(image, [z * deep + corner / 2, 2 * y + corner % 2, 0]);
+                    let source = &input.data()[start..start + from.row_len()];
+                    for (out, pair) in out.chunks_exact_mut(channels).zip(source.chunks_exact(2 * channels)) {
+                        let (left, right) = pair.split_at(channels);
+                        for ((out, left), right) in out.iter_mut().zip(left).zip(right) {
+                            *out += (left + right) * factor;
+                        }
                     }
                 }
-            }
-        });
+            },
+        );
         pooled
     }
 
@@ -382,7 +393,10 @@ impl<'a> Pass<'a> {
     fn flatten(&mut self, input: &Maps) -> Maps {
         let shape = input.shape();
         let mut flat = self.workspace.pool.take(shape.with_border([0; 3]));
-        flat.for_each_row(|row, out| out.copy_from_slice(input.row(row)));
+        flat.for_each_row(
+            #[inline(always)]
+            |row, out| out.copy_from_slice(input.row(row)),
+        );
         flat.reshaped(Shape::vectors(shape.images, shape.channels * shape.size.iter().product::<usize>()))
     }
 
@@ -524,19 +538,41 @@ impl<'a> Pass<'a> {
         let (inputs, outputs) = (condition.conv.inputs, condition.conv.outputs);
         let shape = gradient.shape();
         // Σ h and Σ h · reference, h the gradient where the condition's ReLU lets it through.
-        let [sums] = norm::sums(shape.rows(), (1 + inputs) * outputs, |row, [sum]| {
-            let voxels = gradient.row(row).chunks_exact(outputs).zip(sampled.maps.row(row).chunks_exact(inputs));
-            for (gradient, reference) in voxels {
-                for (channel, gradient) in gradient.iter().enumerate() {
-                    if reference_value(tape, reference, channel, outputs) > 0.0 {
-                        sum[channel] += gradient;
-                        for (input, reference) in reference.iter().enumerate() {
-                            sum[(1 + input) * outputs + channel] += gradient * reference;
+        let [sums] = norm::sums(
+            shape.rows(),
+            (1 + inputs) * outputs,
+            #[inline(always)]
+            |row, [sum]| {
+                let voxels = gradient.row(row).chunks_exact(outputs).zip(sampled.maps.row(row).chunks_exact(inputs));
+                for (gradient, reference) in voxels {
+                    if let [first, second] = *reference {
+                        // The usual two reference channels, in a form that fills vector registers.
+                        let (all, products) = sum.split_at_mut(outputs);
+                        let (by_first, by_second) = products.split_at_mut(outputs);
+                        let (factors_first, factors_second) = tape.factors.split_at(outputs);
+                        let sums = all.iter_mut().zip(by_first).zip(by_second);
+                        let numbers = factors_first.iter().zip(factors_second).zip(&tape.shift);
+                        for ((((all, by_first), by_second), gradient), ((a, b), shift)) in
+                            sums.zip(gradient).zip(numbers)
+                        {
+                            let through = if shift + a * first + b * second > 0.0 { *gradient } else { 0.0 };
+                            *all += through;
+                            *by_first += through * first;
+                            *by_second += through * second;
+                        }
+                        continue;
+                    }
+                    for (channel, gradient) in gradient.iter().enumerate() {
+                        if reference_value(tape, reference, channel, outputs) > 0.0 {
+                            sum[channel] += gradient;
+                            for (input, reference) in reference.iter().enumerate() {
+                                sum[(1 + input) * outputs + channel] += gradient * reference;
+                            }
                         }
                     }
                 }
-            }
-        });
+            },
+        );
         let iteration = self.iterations[condition.conv.number].as_ref().expect("passed forward");
         let inverse_sigma = 1.0 / f64::from(iteration.sigma);
         let weight = |input: usize, output: usize| {
@@ -574,12 +610,17 @@ impl<'a> Pass<'a> {
         let shape = gradient.shape();
         let images = labels.len();
         let per_image = shape.rows() / images;
-        let [sums] = norm::sums(shape.rows(), images * outputs, |row, [sum]| {
-            let sum = &mut sum[row / per_image * outputs..][..outputs];
-            for voxel in gradient.row(row).chunks_exact(outputs) {
-                sum.iter_mut().zip(voxel).for_each(|(sum, value)| *sum += value);
-            }
-        });
+        let [sums] = norm::sums(
+            shape.rows(),
+            images * outputs,
+            #[inline(always)]
+            |row, [sum]| {
+                let sum = &mut sum[row / per_image * outputs..][..outputs];
+                for voxel in gradient.row(row).chunks_exact(outputs) {
+                    sum.iter_mut().zip(voxel).for_each(|(sum, value)| *sum += value);
+                }
+            },
+        );
         let iteration = self.iterations[condition.conv.number].as_ref().expect("passed forward");
         let inverse_sigma = 1.0 / f64::from(iteration.sigma);
         let voxels = (shape.voxels() / images) as f64;
@@ -653,28 +694,33 @@ impl Sum<'_> {
             .collect();
         let low = self.bypass.shape();
         let step: [usize; 3] = std::array::from_fn(|axis| shape.size[axis] / low.size[axis]);
-        out.for_each_row(|row, out| {
-            let [image, z, y] = shape.row_position(row);
-            let shift = &shifts[image * channels..(image + 1) * channels];
-            let bypass = &self.bypass.data()[low.offset(image, [z / step[0], y / step[1], 0])..];
-            let second = self.second.row(row);
-            for (x, (out, second)) in out.chunks_exact_mut(channels).zip(second.chunks_exact(channels)).enumerate() {
-                let from = if self.up { x / 2 } else { x };
-                let bypass = &bypass[from * channels..(from + 1) * channels];
-                let numbers = self.affine.scale.iter().zip(shift);
-                for (((out, second), bypass), (scale, shift)) in out.iter_mut().zip(second).zip(bypass).zip(numbers) {
-                    *out = second * scale + shift + bypass;
+        out.for_each_row(
+            #[inline(always)]
+            |row, out| {
+                let [image, z, y] = shape.row_position(row);
+                let shift = &shifts[image * channels..(image + 1) * channels];
+                let bypass = &self.bypass.data()[low.offset(image, [z / step[0], y / step[1], 0])..];
+                let second = self.second.row(row);
+                for (x, (out, second)) in out.chunks_exact_mut(channels).zip(second.chunks_exact(channels)).enumerate()
+                {
+                    let from = if self.up { x / 2 } else { x };
+                    let bypass = &bypass[from * channels..(from + 1) * channels];
+                    let numbers = self.affine.scale.iter().zip(shift);
+                    for (((out, second), bypass), (scale, shift)) in out.iter_mut().zip(second).zip(bypass).zip(numbers)
+                    {
+                        *out = second * scale + shift + bypass;
+                    }
                 }
-            }
-            if let (Some([tape, _]), Some(sampled)) = (self.conditions, self.sampled) {
-                add_reference(out, sampled.row(row), tape, channels);
-            }
-            if self.softplus {
-                out.iter_mut().for_each(|value| *value = softplus(*value));
-            } else {
-                out.iter_mut().for_each(|value| *value = value.max(0.0));
-            }
-        });
+                if let (Some([tape, _]), Some(sampled)) = (self.conditions, self.sampled) {
+                    add_reference(out, sampled.row(row), tape, channels);
+                }
+                if self.softplus {
+                    out.iter_mut().for_each(|value| *value = softplus(*value));
+                } else {
+                    out.iter_mut().for_each(|value| *value = value.max(0.0));
+                }
+            },
+        );
     }
 }
 
@@ -704,24 +750,32 @@ fn softplus(value: f32) -> f32 {
 /// Turns the gradient of an activation's output into that of its input, which the output tells: ReLU lets through where it is
 /// above zero, softplus has the derivative 1 − e^(−output).
 fn before_activation(gradient: &mut Maps, out: &Maps, softplus: bool) {
-    gradient.for_each_row(|row, gradient| {
-        let pairs = gradient.iter_mut().zip(out.row(row));
-        if softplus {
-            pairs.for_each(|(gradient, out)| *gradient *= -(-out).exp_m1());
-        } else {
-            pairs.for_each(|(gradient, out)| *gradient = if *out > 0.0 { *gradient } else { 0.0 });
-        }
-    });
+    gradient.for_each_row(
+        #[inline(always)]
+        |row, gradient| {
+            let pairs = gradient.iter_mut().zip(out.row(row));
+            if softplus {
+                pairs.for_each(|(gradient, out)| *gradient *= -(-out).exp_m1());
+            } else {
+                pairs.for_each(|(gradient, out)| *gradient = if *out > 0.0 { *gradient } else { 0.0 });
+            }
+        },
+    );
 }
 
 /// The sum of every channel.
 fn channel_sums(maps: &Maps, out: &mut [f32]) {
     let channels = maps.shape().channels;
-    let [sums] = norm::sums(maps.shape().rows(), channels, |row, [sum]| {
-        for voxels in maps.row(row).chunks(sum.len()) {
-            sum.iter_mut().zip(voxels).for_each(|(sum, value)| *sum += value);
-        }
-    });
+    let [sums] = norm::sums(
+        maps.shape().rows(),
+        channels,
+        #[inline(always)]
+        |row, [sum]| {
+            for voxels in maps.row(row).chunks(sum.len()) {
+                sum.iter_mut().zip(voxels).for_each(|(sum, value)| *sum += value);
+            }
+        },
+    );
     out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum as f32);
 }
 
@@ -730,18 +784,21 @@ fn sum_corners(large: &Maps, small: &mut Maps) {
     let (from, to) = (large.shape(), small.shape());
     let deep = from.size[0] / to.size[0];
     let channels = from.channels;
-    small.for_each_row(|row, out| {
-        let [image, z, y] = to.row_position(row);
-        out.fill(0.0);
-        for corner in 0..2 * deep {
-            let start = from.offset(image, [z * deep + corner / 2, 2 * y + corner % 2, 0]);
-            let source = &large.data()[start..start + from.row_len()];
-            for (out, pair) in out.chunks_exact_mut(channels).zip(source.chunks_exact(2 * channels)) {
-                let (left, right) = pair.split_at(channels);
-                out.iter_mut().zip(left).zip(right).for_each(|((out, left), right)| *out += left + right);
+    small.for_each_row(
+        #[inline(always)]
+        |row, out| {
+            let [image, z, y] = to.row_position(row);
+            out.fill(0.0);
+            for corner in 0..2 * deep {
+                let start = from.offset(image, [z * deep + corner / 2, 2 * y + corner % 2, 0]);
+                let source = &large.data()[start..start + from.row_len()];
+                for (out, pair) in out.chunks_exact_mut(channels).zip(source.chunks_exact(2 * channels)) {
+                    let (left, right) = pair.split_at(channels);
+                    out.iter_mut().zip(left).zip(right).for_each(|((out, left), right)| *out += left + right);
+                }
             }
-        }
-    });
+        },
+    );
 }
 
 /// The adjoint of average pooling: every voxel's share to each of its 2 × 2 (× 2) voxels.
@@ -750,15 +807,18 @@ fn spread_average(small: &Maps, large: &mut Maps) {
     let deep = to.size[0] / from.size[0];
     let factor = 1.0 / (4 * deep) as f32;
     let channels = from.channels;
-    large.for_each_row(|row, out| {
-        let [image, z, y] = to.row_position(row);
-        let source = &small.data()[from.offset(image, [z / deep, y / 2, 0])..];
-        for (pair, source) in out.chunks_exact_mut(2 * channels).zip(source.chunks_exact(channels)) {
-            let (left, right) = pair.split_at_mut(channels);
-            for ((left, right), source) in left.iter_mut().zip(right).zip(source) {
-                *left = source * factor;
-                *right = source * factor;
+    large.for_each_row(
+        #[inline(always)]
+        |row, out| {
+            let [image, z, y] = to.row_position(row);
+            let source = &small.data()[from.offset(image, [z / deep, y / 2, 0])..];
+            for (pair, source) in out.chunks_exact_mut(2 * channels).zip(source.chunks_exact(channels)) {
+                let (left, right) = pair.split_at_mut(channels);
+                for ((left, right), source) in left.iter_mut().zip(right).zip(source) {
+                    *left = source * factor;
+                    *right = source * factor;
+                }
             }
-        }
-    });
+        },
+    );
 }

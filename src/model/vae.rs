@@ -392,10 +392,13 @@ impl Vae {
         // Backward.
         let factor = (2.0 * by_error / n) as f32;
         let mut gradient = pass.workspace.pool.take(out.shape().with_border([0; 3]));
-        gradient.for_each_row(|row, gradient| {
-            let pair = out.row(row).iter().zip(maps.row(row));
-            gradient.iter_mut().zip(pair).for_each(|(gradient, (out, image))| *gradient = factor * (out - image));
-        });
+        gradient.for_each_row(
+            #[inline(always)]
+            |row, gradient| {
+                let pair = out.row(row).iter().zip(maps.row(row));
+                gradient.iter_mut().zip(pair).for_each(|(gradient, (out, image))| *gradient = factor * (out - image));
+            },
+        );
         for (index, block) in layout.decoder.iter().enumerate().rev() {
             let tape = decoder.pop().expect("one a block");
             let input = decoder.last().map_or(&start.out, |tape| &tape.out);

@@ -1,6 +1,7 @@
 //! Feature maps: images in channels-last order, with a border of zeros where a convolution needs one.
 
 use super::parallel::{self, Shared};
+use crate::image::simd;
 
 /// The extent of feature maps: images × Z × Y × X × channels, channels contiguous, inside a border of zeros.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,19 +156,24 @@ impl Maps {
         &self.data[start..start + self.shape.row_len()]
     }
 
-    /// Calls `f(number, row)` for every row, in parallel.
+    /// Calls `f(number, row)` for every row, in parallel. With `#[inline(always)]`, `f` gets wide vector instructions.
     pub fn for_each_row(&mut self, f: impl Fn(usize, &mut [f32]) + Sync + Send) {
         let (shape, shared) = (self.shape, Shared::new(&mut self.data));
         let rows = shape.rows();
         let parts = rows.min(64);
         parallel::for_each(parts, |index| {
-            for row in parallel::part(rows, parts, index) {
-                // SAFETY: rows lie apart from each other, and each is given to one call only.
-                let slice = unsafe {
-                    std::slice::from_raw_parts_mut(shared.pointer().add(shape.row_offset(row)), shape.row_len())
-                };
-                f(row, slice);
-            }
+            simd::dispatch(
+                #[inline(always)]
+                || {
+                    for row in parallel::part(rows, parts, index) {
+                        // SAFETY: rows lie apart from each other, and each is given to one call only.
+                        let slice = unsafe {
+                            std::slice::from_raw_parts_mut(shared.pointer().add(shape.row_offset(row)), shape.row_len())
+                        };
+                        f(row, slice);
+                    }
+                },
+            );
         });
     }
 

@@ -1,9 +1,7 @@
 //! Batch normalisation, in the pieces that the networks fuse with what stands beside it.
 
-use super::{
-    maps::Maps,
-    parallel::{self},
-};
+use super::{maps::Maps, parallel};
+use crate::image::simd;
 
 /// ε of batch normalisation.
 pub const EPSILON: f64 = 1e-5;
@@ -80,7 +78,7 @@ const PARTS: usize = 32;
 
 /// Sums `K` numbers for each channel over all rows: `add(row number, repeated channels' sums)` adds a row's.
 ///
-/// The split and the order of additions depend on the sizes alone.
+/// The split and the order of additions depend on the sizes alone. With `#[inline(always)]`, `add` gets wide vector instructions.
 pub fn sums<const K: usize>(
     rows: usize,
     channels: usize,
@@ -92,16 +90,21 @@ pub fn sums<const K: usize>(
         let mut total: [Vec<f64>; K] = std::array::from_fn(|_| vec![0.0; channels]);
         let mut some: [Vec<f32>; K] = std::array::from_fn(|_| vec![0.0; width]);
         let range = parallel::part(rows, parts, part);
-        for (index, row) in range.clone().enumerate() {
-            add(row, &mut some);
-            if index % ROWS_AT_ONCE == ROWS_AT_ONCE - 1 || row + 1 == range.end {
-                for (total, some) in total.iter_mut().zip(&mut some) {
-                    for (lane, value) in some.iter_mut().enumerate() {
-                        total[lane % channels] += f64::from(std::mem::take(value));
+        simd::dispatch(
+            #[inline(always)]
+            || {
+                for (index, row) in range.clone().enumerate() {
+                    add(row, &mut some);
+                    if index % ROWS_AT_ONCE == ROWS_AT_ONCE - 1 || row + 1 == range.end {
+                        for (total, some) in total.iter_mut().zip(&mut some) {
+                            for (lane, value) in some.iter_mut().enumerate() {
+                                total[lane % channels] += f64::from(std::mem::take(value));
+                            }
+                        }
                     }
                 }
-            }
-        }
+            },
+        );
         total
     });
     let mut total: [Vec<f64>; K] = std::array::from_fn(|_| vec![0.0; channels]);
@@ -120,17 +123,22 @@ pub fn moments(maps: &Maps) -> Vec<Moments> {
     // Sums are taken about a value of the channel, so that little is lost to cancellation.
     let about = maps.row(0)[..shape.channels].to_vec();
     let repeated = repeat(&about);
-    let [first, second] = sums(shape.rows(), shape.channels, |row, [first, second]| {
-        for voxels in maps.row(row).chunks(repeated.len()) {
-            for (((value, about), first), second) in
-                voxels.iter().zip(&repeated).zip(first.iter_mut()).zip(second.iter_mut())
-            {
-                let value = value - about;
-                *first += value;
-                *second += value * value;
+    let [first, second] = sums(
+        shape.rows(),
+        shape.channels,
+        #[inline(always)]
+        |row, [first, second]| {
+            for voxels in maps.row(row).chunks(repeated.len()) {
+                for (((value, about), first), second) in
+                    voxels.iter().zip(&repeated).zip(first.iter_mut()).zip(second.iter_mut())
+                {
+                    let value = value - about;
+                    *first += value;
+                    *second += value * value;
+                }
             }
-        }
-    });
+        },
+    );
     let count = shape.voxels() as f64;
     let channel = |((first, second), about): ((f64, f64), f32)| {
         let mean = first / count;
@@ -142,14 +150,17 @@ pub fn moments(maps: &Maps) -> Vec<Moments> {
 /// `out = max(0, scale · input + shift)`.
 pub fn affine_relu(input: &Maps, affine: &Affine, out: &mut Maps) {
     let affine = affine.repeated();
-    out.for_each_row(|row, out| {
-        let width = affine.scale.len();
-        for (out, input) in out.chunks_mut(width).zip(input.row(row).chunks(width)) {
-            for (((out, input), scale), shift) in out.iter_mut().zip(input).zip(&affine.scale).zip(&affine.shift) {
-                *out = (input * scale + shift).max(0.0);
+    out.for_each_row(
+        #[inline(always)]
+        |row, out| {
+            let width = affine.scale.len();
+            for (out, input) in out.chunks_mut(width).zip(input.row(row).chunks(width)) {
+                for (((out, input), scale), shift) in out.iter_mut().zip(input).zip(&affine.scale).zip(&affine.shift) {
+                    *out = (input * scale + shift).max(0.0);
+                }
             }
-        }
-    });
+        },
+    );
 }
 
 /// The gradients of batch normalisation for one layer.
@@ -193,25 +204,30 @@ pub fn gradient_sums(gradient: &Maps, input: &Maps, moments: &[Moments], affine:
     let mean = repeat(&moments.iter().map(|m| m.mean as f32).collect::<Vec<_>>());
     let width = mean.len();
     let affine = affine.map(Affine::repeated);
-    sums(shape.rows(), shape.channels, |row, [first, second]| {
-        let (gradient, input) = (gradient.row(row), input.row(row));
-        for (gradient, input) in gradient.chunks(width).zip(input.chunks(width)) {
-            let lanes = gradient.iter().zip(input).zip(&mean).zip(first.iter_mut()).zip(second.iter_mut());
-            if let Some(affine) = &affine {
-                let affine = affine.scale.iter().zip(&affine.shift);
-                for (((((gradient, input), mean), first), second), (scale, shift)) in lanes.zip(affine) {
-                    let gradient = if input * scale + shift > 0.0 { *gradient } else { 0.0 };
-                    *first += gradient;
-                    *second += gradient * (input - mean);
-                }
-            } else {
-                for ((((gradient, input), mean), first), second) in lanes {
-                    *first += gradient;
-                    *second += gradient * (input - mean);
+    sums(
+        shape.rows(),
+        shape.channels,
+        #[inline(always)]
+        |row, [first, second]| {
+            let (gradient, input) = (gradient.row(row), input.row(row));
+            for (gradient, input) in gradient.chunks(width).zip(input.chunks(width)) {
+                let lanes = gradient.iter().zip(input).zip(&mean).zip(first.iter_mut()).zip(second.iter_mut());
+                if let Some(affine) = &affine {
+                    let affine = affine.scale.iter().zip(&affine.shift);
+                    for (((((gradient, input), mean), first), second), (scale, shift)) in lanes.zip(affine) {
+                        let gradient = if input * scale + shift > 0.0 { *gradient } else { 0.0 };
+                        *first += gradient;
+                        *second += gradient * (input - mean);
+                    }
+                } else {
+                    for ((((gradient, input), mean), first), second) in lanes {
+                        *first += gradient;
+                        *second += gradient * (input - mean);
+                    }
                 }
             }
-        }
-    })
+        },
+    )
 }
 
 /// The gradient of the normalisation's input, in place of the gradient of its output.
@@ -219,34 +235,40 @@ pub fn propagate_in_place(gradient: &mut Maps, input: &Maps, of: &NormGradient, 
     let (outer, inner, constant) = (repeat(&of.outer), repeat(&of.inner), repeat(&of.constant));
     let affine = affine.repeated();
     let width = outer.len();
-    gradient.for_each_row(|row, gradient| {
-        for (gradient, input) in gradient.chunks_mut(width).zip(input.row(row).chunks(width)) {
-            let numbers = outer.iter().zip(&inner).zip(&constant).zip(affine.scale.iter().zip(&affine.shift));
-            for ((gradient, input), (((outer, inner), constant), (scale, shift))) in
-                gradient.iter_mut().zip(input).zip(numbers)
-            {
-                let kept = if input * scale + shift > 0.0 { *gradient } else { 0.0 };
-                *gradient = outer * kept + inner * input + constant;
+    gradient.for_each_row(
+        #[inline(always)]
+        |row, gradient| {
+            for (gradient, input) in gradient.chunks_mut(width).zip(input.row(row).chunks(width)) {
+                let numbers = outer.iter().zip(&inner).zip(&constant).zip(affine.scale.iter().zip(&affine.shift));
+                for ((gradient, input), (((outer, inner), constant), (scale, shift))) in
+                    gradient.iter_mut().zip(input).zip(numbers)
+                {
+                    let kept = if input * scale + shift > 0.0 { *gradient } else { 0.0 };
+                    *gradient = outer * kept + inner * input + constant;
+                }
             }
-        }
-    });
+        },
+    );
 }
 
 /// The gradient of the normalisation's input, without a ReLU behind it.
 pub fn propagate(gradient: &Maps, input: &Maps, of: &NormGradient, out: &mut Maps) {
     let (outer, inner, constant) = (repeat(&of.outer), repeat(&of.inner), repeat(&of.constant));
     let width = outer.len();
-    out.for_each_row(|row, out| {
-        let rows = out.chunks_mut(width).zip(gradient.row(row).chunks(width)).zip(input.row(row).chunks(width));
-        for ((out, gradient), input) in rows {
-            let numbers = outer.iter().zip(&inner).zip(&constant);
-            for (((out, gradient), input), ((outer, inner), constant)) in
-                out.iter_mut().zip(gradient).zip(input).zip(numbers)
-            {
-                *out = outer * gradient + inner * input + constant;
+    out.for_each_row(
+        #[inline(always)]
+        |row, out| {
+            let rows = out.chunks_mut(width).zip(gradient.row(row).chunks(width)).zip(input.row(row).chunks(width));
+            for ((out, gradient), input) in rows {
+                let numbers = outer.iter().zip(&inner).zip(&constant);
+                for (((out, gradient), input), ((outer, inner), constant)) in
+                    out.iter_mut().zip(gradient).zip(input).zip(numbers)
+                {
+                    *out = outer * gradient + inner * input + constant;
+                }
             }
-        }
-    });
+        },
+    );
 }
 
 #[cfg(test)]
