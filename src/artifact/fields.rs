@@ -217,6 +217,13 @@ impl<'a> Labels<'a> {
         Self { artifact, blobs }
     }
 
+    /// The ids of the fields that have labels, sorted.
+    #[must_use]
+    pub fn ids(&self) -> Vec<&'a str> {
+        let id = |entry: &'a TreeEntry| entry.name.strip_prefix("labels/")?.strip_suffix(".ome.tif");
+        self.artifact.tree.entries().iter().filter_map(id).collect()
+    }
+
     /// The blob behind the labels of a field; `None` where it has none.
     #[must_use]
     pub fn entry(&self, field_id: &str) -> Option<&'a TreeEntry> {
@@ -321,6 +328,7 @@ mod tests {
             let labels = Labels::open(&artifact, &blobs);
             assert_eq!(labels.image("a").unwrap().unwrap(), image);
             assert!(labels.image("b").unwrap().is_none());
+            assert_eq!(labels.ids(), ["a"]);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Plots, galleries and the report.
 
 pub mod embedding;
+pub mod evaluation;
 pub mod features;
 pub mod gallery;
 pub mod learning;

@@ -11,6 +11,7 @@ mod controls;
 mod each_cell;
 mod embed;
 mod error;
+mod evaluate;
 mod features;
 mod id_hash;
 mod import_cells;

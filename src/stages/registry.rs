@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 
 use super::{
-    command, controls, embed, features, import_cells, import_fields,
+    command, controls, embed, evaluate, features, import_cells, import_fields,
     kind::{AnyStage, Erased, StageKind},
     latent_walk, normalize, pca_regression, project, report, sample, segment_align, simulate, split, train, weights,
 };
@@ -20,6 +20,7 @@ static REGISTRY: &[&dyn AnyStage] = &[
     erased::<import_cells::ImportCells>(),
     erased::<segment_align::SegmentAlign>(),
     erased::<simulate::Simulate>(),
+    erased::<evaluate::Evaluate>(),
     erased::<normalize::Normalize>(),
     erased::<project::Project>(),
     erased::<controls::Controls>(),
