@@ -197,11 +197,12 @@ fn bad_input_is_told_clearly_and_ends_with_the_right_code() {
     let field = |name: &str, more: &str| {
         format!("[pipeline]\nname = \"small\"\n[stages.field]\nuses = \"import-fields\"\nfiles = \"{name}\"\n{more}")
     };
+    let dna = "channels = [\"dna\"]\nvoxel-size = [1.0, 1.0, 1.0]";
     let segment = "voxel-size = [0.3, 0.3, 0.3]\nchannels = [\"membrane\", \"dna\"]\n\
                    [stages.cells]\nuses = \"segment-align\"\nfields = \"field\"\n";
     let cases: Vec<(&str, String, &[&str], i32, &[&str])> = vec![
         ("unknown key", small("latent = 4", "latnt = 4"), &[], 2, &["latnt", "did you mean `latent`", "small.toml:33"]),
-        ("wrong type", small("epochs = 2", "epochs = \"two\""), &[], 2, &["epochs", "small.toml"]),
+        ("wrong type", small("epochs = 2", "epochs = \"two\""), &[], 2, &["epochs", "whole number", "small.toml:34"]),
         (
             "unknown kind",
             small("uses = \"project\"", "uses = \"projekt\""),
@@ -210,14 +211,27 @@ fn bad_input_is_told_clearly_and_ends_with_the_right_code() {
             &["projekt", "did you mean `project`"],
         ),
         ("missing port", small("cells = \"normalized\"", ""), &[], 2, &["images", "cells"]),
-        ("cycle", small("cells = \"colony\"", "cells = \"images\""), &[], 2, &["normalized", "images", "cycle"]),
+        (
+            "cycle",
+            small("cells = \"colony\"", "cells = \"images\""),
+            &[],
+            2,
+            &["`normalized` → `images` → `normalized`"],
+        ),
         ("size not divisible", small("[4, 8]", "[4, 8, 8, 8]"), &[], 2, &["channels", "divisible"]),
-        ("empty matrix", small("[0.25, 0.75]", "[]"), &[], 2, &["beta"]),
+        ("empty matrix", small("[0.25, 0.75]", "[]"), &[], 2, &["beta", "no values"]),
         ("selector", SMALL.to_owned(), &["shap"], 2, &["shap", "did you mean `shape`"]),
         ("override", SMALL.to_owned(), &["--set", "shape.epoch=3"], 2, &["epoch", "did you mean `epochs`"]),
-        ("missing file", field("nothing.tif", ""), &[], 2, &["nothing.tif"]),
-        ("truncated file", field("truncated.tif", "channels = [\"dna\"]"), &[], 3, &["truncated.tif"]),
-        ("no image", field("text.tif", "channels = [\"dna\"]"), &[], 3, &["text.tif"]),
+        ("selector of a matrix", SMALL.to_owned(), &["shape[beta=0.3]"], 2, &["there is `shape[beta=0.25]`"]),
+        ("unknown output", small("parts.test", "parts.tests"), &[], 2, &["tests", "did you mean `test`"]),
+        ("missing file", field("nothing.tif", ""), &[], 2, &["nothing.tif", "relative to the pipeline's own file"]),
+        ("misspelt file", field("label.tif", ""), &[], 2, &["label.tif", "did you mean `labels.tif`"]),
+        ("missing folder", field("images/label.tif", ""), &[], 2, &["its folder does not exist"]),
+        ("bad voxels", field("labels.tif", "voxel-size = [1.0, -1.0, 1.0]"), &[], 2, &["voxel", "above 0"]),
+        ("truncated file", field("truncated.tif", dna), &[], 3, &["truncated.tif", "it ends before byte"]),
+        ("beheaded file", field("beheaded.tif", dna), &[], 3, &["beheaded.tif", "it ends before byte"]),
+        ("no voxel size", field("labels.tif", "channels = [\"dna\"]"), &[], 3, &["labels.tif", "give `voxel-size`"]),
+        ("no image", field("text.tif", dna), &[], 3, &["text.tif", "not a readable TIFF"]),
         (
             "wrong axes",
             field("labels.tif", "channels = [\"membrane\", \"dna\", \"structure\"]\nvoxel-size = [1.0, 1.0, 1.0]"),
@@ -244,6 +258,7 @@ fn bad_input_is_told_clearly_and_ends_with_the_right_code() {
         fs::write(place.path("text.tif"), "no image at all").unwrap();
         fs::write(place.path("labels.tif"), &labels).unwrap();
         fs::write(place.path("truncated.tif"), &labels[..labels.len() / 2]).unwrap();
+        fs::write(place.path("beheaded.tif"), &labels[..6]).unwrap();
         fs::write(place.path("blank.tif"), &blank).unwrap();
         let output = place.call(&[&["run", "small.toml"], arguments].concat());
         let told = text(&output);

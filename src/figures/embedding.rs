@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{
-    gallery::{Contrast, Gallery, Picture, View},
+    gallery::{Gallery, Picture, View},
     plot::{Axis, Chart, Colour, GREY, pictures},
 };
 use crate::{
@@ -79,8 +79,7 @@ const TILES: usize = 12;
 
 fn reconstruction(embedding: &Embedding, channels: &[String], voxel_um: [f64; 3], pairs: &[Observed]) -> Figure {
     let view = if embedding.description.dimensions == 3 { View::TopAndSide } else { View::Top };
-    let picture =
-        |volumes: &[Volume<f32>]| Picture::channels(volumes, channels, Contrast::Fixed(0.0, 1.0), voxel_um, view);
+    let picture = |volumes: &[Volume<f32>]| Picture::normalised(volumes, channels, voxel_um, view);
     let mut gallery = Gallery::new().scale_bar(voxel_um[2]).legend(channels);
     for pairs in pairs.chunks(TILES) {
         gallery.row("observed");
@@ -101,7 +100,7 @@ fn reconstruction(embedding: &Embedding, channels: &[String], voxel_um: [f64; 3]
     };
     let projected = if view == View::Top { "" } else { " Maximum projections from above and from the side." };
     let caption = format!("Observed cells, and below each what the model keeps of it. {what}.{projected}");
-    gallery.figure("reconstruction", "Reconstruction", "Observed and reconstructed", &caption, None)
+    gallery.cropped().figure("reconstruction", "Reconstruction", "Observed and reconstructed", &caption, None)
 }
 
 fn latent_space(embedding: &Embedding, cells: &Table, top: [usize; 2]) -> Result<Figure, ArtifactError> {

@@ -4,6 +4,8 @@
 //! yellow. A [`Gallery`] lays pictures out as equal tiles and gives a [`Figure`]: an SVG with readable text and embedded
 //! tiles, and the same as PNG.
 
+use std::ops::Range;
+
 use base64::Engine;
 use kuva::{
     backend::raster::RasterBackend,
@@ -98,6 +100,12 @@ pub struct Picture {
     pub pixels: Vec<Rgb>,
 }
 
+/// A pixel with a part of this brightness is seen as something.
+const VISIBLE: u8 = 24;
+
+/// How bright membrane and DNA are beside a structure.
+const BACKDROP: f32 = 0.5;
+
 /// Rows of black between the two views of [`View::TopAndSide`].
 const VIEW_GAP: usize = 2;
 
@@ -154,9 +162,29 @@ impl Picture {
     /// A cell in the channels' colours. Normalised images are shown from 0 to 1, others from the 1st to the 99.8th percentile.
     #[must_use]
     pub fn cell(image: &CellImage, description: &CellsDescription, view: View) -> Self {
-        let contrast =
-            if description.normalised { Contrast::Fixed(0.0, 1.0) } else { Contrast::Percentiles(1.0, 99.8) };
-        Self::channels(&image.channels, &description.channels, contrast, description.voxel_um, view)
+        if description.normalised {
+            return Self::normalised(&image.channels, &description.channels, description.voxel_um, view);
+        }
+        Self::channels(
+            &image.channels,
+            &description.channels,
+            Contrast::Percentiles(1.0, 99.8),
+            description.voxel_um,
+            view,
+        )
+    }
+
+    /// Channels of normalised images in their colours, from 0 to 1. Where there is a structure, the other channels are shown
+    /// at [`BACKDROP`] of their strength, or the structure would drown in the nucleus.
+    #[must_use]
+    pub fn normalised(volumes: &[Volume<f32>], names: &[String], voxel_um: [f64; 3], view: View) -> Self {
+        let structured = names.iter().any(|name| name == "structure");
+        let contrast = |name: &str| {
+            let full = if structured && name != "structure" { 1.0 / BACKDROP } else { 1.0 };
+            Contrast::Fixed(0.0, full)
+        };
+        let layers = volumes.iter().zip(names).map(|(volume, name)| (volume, channel_color(name), contrast(name)));
+        Self::composite(&layers.collect::<Vec<_>>(), voxel_um, view)
     }
 
     /// Channels in their colours, by their names.
@@ -217,6 +245,22 @@ impl Picture {
         all.paste(self, (all.width - self.width) / 2, 0, 1);
         all.paste(below, (all.width - below.width) / 2, self.height + gap, 1);
         all
+    }
+
+    /// The columns and the rows that hold what is to be seen: from the first to behind the last pixel that is not nearly black.
+    /// `None` where all is black.
+    fn visible(&self) -> Option<[Range<usize>; 2]> {
+        let lit = self.pixels.iter().enumerate().filter(|(_, pixel)| pixel.iter().any(|&part| part >= VISIBLE));
+        lit.map(|(at, _)| (at % self.width, at / self.width)).fold(None, |found, (x, y)| {
+            let [columns, rows] = found.unwrap_or([x..x, y..y]);
+            Some([columns.start.min(x)..columns.end.max(x + 1), rows.start.min(y)..rows.end.max(y + 1)])
+        })
+    }
+
+    /// The part of this picture in these columns and rows.
+    fn cropped(&self, columns: &Range<usize>, rows: &Range<usize>) -> Self {
+        let row = |row: usize| &self.pixels[row * self.width..][columns.clone()];
+        Self { width: columns.len(), height: rows.len(), pixels: rows.clone().flat_map(row).copied().collect() }
     }
 
     /// Draws another picture, each pixel a square of `factor` pixels, its upper left corner at (`x`, `y`).
@@ -383,6 +427,26 @@ impl Gallery {
     /// Begins a row. An empty title: none.
     pub fn row(&mut self, title: impl Into<String>) {
         self.rows.push(Row { title: title.into(), tiles: Vec::new() });
+    }
+
+    /// The gallery with tiles cut to the part in which any of them shows something, and a little around it: the same part of
+    /// each, so that places and sizes can be compared. Nothing is cut where the tiles differ in size.
+    #[must_use]
+    pub fn cropped(mut self) -> Self {
+        let pictures = || self.rows.iter().flat_map(|row| &row.tiles).map(|tile| &tile.picture);
+        let Some(size) = pictures().next().map(|first| (first.width, first.height)) else { return self };
+        if pictures().any(|picture| (picture.width, picture.height) != size) {
+            return self;
+        }
+        let join = |a: Range<usize>, b: Range<usize>| a.start.min(b.start)..a.end.max(b.end);
+        let all = pictures().filter_map(Picture::visible).reduce(|[a, b], [c, d]| [join(a, c), join(b, d)]);
+        let Some([columns, rows]) = all else { return self };
+        let around = |part: Range<usize>, most: usize| part.start.saturating_sub(2)..(part.end + 2).min(most);
+        let (columns, rows) = (around(columns, size.0), around(rows, size.1));
+        for tile in self.rows.iter_mut().flat_map(|row| &mut row.tiles) {
+            tile.picture = tile.picture.cropped(&columns, &rows);
+        }
+        self
     }
 
     /// Adds a tile to the last row. The caption stands below it, at most three lines.
@@ -728,6 +792,33 @@ mod tests {
         assert_eq!(lit, [10, 14], "z = 0 is at the bottom");
         let both = Picture::composite(&layers, [2.0, 1.0, 1.0], View::TopAndSide);
         assert_eq!((both.width, both.height), (4, 3 + VIEW_GAP + 4));
+    }
+
+    #[test]
+    fn the_structure_stands_before_the_rest() {
+        let half = volume([1, 1, 2], &[(0, 1.0)]);
+        let names = ["dna".to_owned(), "structure".to_owned()];
+        let both = Picture::normalised(&[half.clone(), half.clone()], &names, [1.0; 3], View::Top);
+        assert_eq!(both.pixels[0], [255, 255, 128]);
+        assert_eq!(Picture::normalised(&[half], &names[..1], [1.0; 3], View::Top).pixels[0], CYAN);
+    }
+
+    #[test]
+    fn tiles_are_cut_to_what_any_of_them_shows() {
+        let dot = |at: usize| {
+            let mut picture = Picture::black(20, 10);
+            picture.pixels[at] = YELLOW;
+            picture
+        };
+        let mut gallery = Gallery::new();
+        gallery.tile(dot(3 * 20 + 8), "");
+        gallery.tile(dot(4 * 20 + 11), "");
+        gallery.tile(Picture::black(20, 10), "");
+        let cut = gallery.cropped();
+        let tiles: Vec<&Picture> = cut.rows[0].tiles.iter().map(|tile| &tile.picture).collect();
+        assert!(tiles.iter().all(|picture| (picture.width, picture.height) == (8, 6)));
+        assert_eq!(tiles[0].pixels[2 * 8 + 2], YELLOW);
+        assert_eq!(tiles[1].pixels[3 * 8 + 5], YELLOW);
     }
 
     #[test]

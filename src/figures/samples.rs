@@ -41,7 +41,7 @@ pub fn figures(cells: &Cells, real: bool) -> Result<Vec<Figure>, ArtifactError> 
             first_rows.len().min(TILES[0]),
             first_rows.len()
         );
-        figures.push(all.figure("sampled-cells", "Sampled cells", "Sampled cells", &caption, None));
+        figures.push(all.cropped().figure("sampled-cells", "Sampled cells", "Sampled cells", &caption, None));
     }
     if structures.iter().any(|structure| !structure.is_empty()) {
         let titles = of_first.iter().map(|&row| structures[row].as_str());
@@ -61,7 +61,7 @@ pub fn figures(cells: &Cells, real: bool) -> Result<Vec<Figure>, ArtifactError> 
             first_rows.len().min(ROWS),
             first_rows.len()
         );
-        figures.push(all.figure("sampled-structures", "Sampled cells", "Sampled structures", &caption, None));
+        figures.push(all.cropped().figure("sampled-structures", "Sampled cells", "Sampled structures", &caption, None));
     }
     Ok(figures)
 }

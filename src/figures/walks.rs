@@ -1,6 +1,6 @@
 //! Galleries of latent walks.
 
-use super::gallery::{Contrast, Gallery, Picture, View};
+use super::gallery::{Gallery, Picture, View};
 use crate::{
     artifact::{Figure, Table},
     image::Volume,
@@ -42,7 +42,7 @@ pub fn figure(
     for walk in walks {
         gallery.row(format!("dimension {}\n{:.1} nats", walk.dimension, walk.mean_kl));
         for step in &walk.steps {
-            gallery.tile(Picture::channels(&step.channels, channels, Contrast::Fixed(0.0, 1.0), voxel_um, view), "");
+            gallery.tile(Picture::normalised(&step.channels, channels, voxel_um, view), "");
         }
     }
     let table = Table::new()
@@ -57,7 +57,13 @@ pub fn figure(
         "Walks along the latent dimensions with the highest mean |μ|, all other dimensions at 0; σ is the standard deviation of \
          the dimension's μ over the embedded cells (paper, Fig 2 e, f).{given}{projected}"
     );
-    gallery.figure("latent-walks", "Latent walks", "Walks along the top latent dimensions", &caption, Some(table))
+    gallery.cropped().figure(
+        "latent-walks",
+        "Latent walks",
+        "Walks along the top latent dimensions",
+        &caption,
+        Some(table),
+    )
 }
 
 /// A position in standard deviations, for people: `−1.5 σ`.

@@ -55,7 +55,9 @@ fn literal(path: &Path, text: &str) -> Result<Found, Complaint> {
     if path.is_file() {
         return Ok((name(path, text)?, path.to_owned()));
     }
-    let siblings = path.parent().and_then(|parent| std::fs::read_dir(parent).ok()).map(|entries| {
+    // A bare name has an empty parent, which is the current folder.
+    let folder = path.parent().map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent });
+    let siblings = folder.and_then(|folder| std::fs::read_dir(folder).ok()).map(|entries| {
         let mut names: Vec<String> =
             entries.filter_map(|entry| entry.ok()?.file_name().to_str().map(str::to_owned)).take(1000).collect();
         names.sort_unstable();
