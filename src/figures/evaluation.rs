@@ -8,9 +8,9 @@ pub const OBJECTS: [(&str, &str); 2] = [("nucleus", "nuclei"), ("cell", "cells")
 
 /// F1 against the overlap that is asked for, found against true volumes, and F1 of each set where there are several.
 ///
-/// `thresholds`: rows `set`, `object`, `iou`, `f1`; `objects`: a row an object: `object`, `truth_volume_um3`, `found_volume_um3` (missing
-/// where it has no partner); `summary`: rows `set`, `object`, `f1_at_50`, `mean_iou`. `sets`: names of the sets; `all`: the name that
-/// stands for them together.
+/// `thresholds`: rows `set`, `object`, `iou`, `f1`; `objects`: a row an object: `object`, `outcome`, `truth_volume_um3`,
+/// `found_volume_um3`; only those whose outcome is `found` are drawn; `summary`: rows `set`, `object`, `f1_at_50`, `mean_iou`.
+/// `sets`: names of the sets; `all`: the name that stands for them together.
 ///
 /// # Errors
 /// When a column is missing.
@@ -33,7 +33,8 @@ pub fn agreement(
 
     let kinds = objects.texts("object")?;
     let (truth, found) = (objects.floats("truth_volume_um3")?, objects.floats("found_volume_um3")?);
-    let pairs = || (0..objects.rows()).filter(|&row| truth[row].is_finite() && found[row].is_finite());
+    let outcomes = objects.texts("outcome")?;
+    let pairs = || (0..objects.rows()).filter(|&row| outcomes[row] == "found");
     let largest = pairs().map(|row| truth[row].max(found[row])).fold(100.0, f64::max);
     let mut volumes = Chart::new(Axis::linear("true volume (µm³)"), Axis::linear("found volume (µm³)"))
         .area(260.0, 260.0)

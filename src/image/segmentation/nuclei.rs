@@ -128,3 +128,31 @@ fn remove_small(labels: &Volume<u32>, count: u32, least: f64) -> (Volume<u32>, u
         .collect();
     (labels.map(|&label| numbers[label as usize]), kept)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::testing::mask;
+
+    #[test]
+    fn thin_chromosomes_become_one_mass_and_nuclei_stay_as_they_are() {
+        let size = [20, 40, 80];
+        let ball = mask(size, |z, y, x| (z - 10.0).powi(2) + (y - 20.0).powi(2) + (x - 20.0).powi(2) < 80.0);
+        // Four rods of one voxel, 1.2 µm apart, and bright chromatin across a nucleus's surface.
+        let is_rod =
+            |z: f64, y: f64, x: f64| z == 10.0 && (10.0..30.0).contains(&y) && [50.0, 54.0, 58.0, 62.0].contains(&x);
+        let bright = mask(size, |z, y, x| is_rod(z, y, x) || (z == 10.0 && y == 20.0 && (22.0..31.0).contains(&x)));
+        let image = Volume::new(
+            size,
+            ball.data.iter().zip(&bright.data).map(|(&ball, &bright)| 100.0 * f32::from(ball + 2 * bright)).collect(),
+        );
+        let solid = with_chromosomes(ball.clone(), &image, 150.0, [0.3; 3], 100.0);
+        let added: Vec<usize> = (0..ball.data.len()).filter(|&at| solid.data[at] != ball.data[at]).collect();
+        assert!(added.iter().all(|at| at % 80 >= 48), "a nucleus grew");
+        let (_, count) = components(&solid, Connectivity::Faces);
+        assert_eq!(count, 2);
+        assert_eq!(solid.data[solid.index(10, 20, 52)], 1, "between two rods");
+        // No mass so small is a nucleus.
+        assert_eq!(with_chromosomes(ball.clone(), &image, 150.0, [0.3; 3], 5000.0), ball);
+    }
+}
