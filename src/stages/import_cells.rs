@@ -87,7 +87,7 @@ impl StageKind for ImportCells {
 
     fn run(params: &ImportCellsParams, inputs: &Inputs, context: &Context) -> Result<Outputs, StageError> {
         let manifest = inputs.files("manifest").first().ok_or_else(|| StageError::bad_input("no manifest is given"))?;
-        let manifest = Manifest::parse(&manifest.name, &manifest.read()?)?;
+        let manifest = Manifest::parse(&manifest.name, &manifest.read()?, inputs.files("images"))?;
         let files = manifest.find(inputs.files("images"))?;
         let description = CellsDescription {
             size: params.size,
@@ -234,8 +234,8 @@ fn stage_name(theirs: &str) -> String {
 }
 
 impl Manifest {
-    /// Reads a manifest. All missing columns are named at once, and all rows that cannot be read.
-    fn parse(name: &str, bytes: &[u8]) -> Result<Self, StageError> {
+    /// Reads a manifest whose images are these. Everything missing is named at once: columns, values in rows, and files.
+    fn parse(name: &str, bytes: &[u8], images: &[FileInput]) -> Result<Self, StageError> {
         let broken = |error: csv::Error| StageError::bad_input(format!("`{name}` is no readable CSV: {error}"));
         let mut reader = csv::Reader::from_reader(bytes);
         let headers: Vec<String> = reader
@@ -253,12 +253,13 @@ impl Manifest {
             (Form::Aligned, needed)
         };
         let missing: Vec<String> = needed.iter().filter(|c| !has(c)).map(|c| (*c).to_owned()).collect();
-        if !missing.is_empty() {
-            let advice = "the paper's manifest has `save_reg_path` and `ch_…` columns, the later one `crop_raw`, `crop_seg` and `name_dict`";
-            return Err(
-                StageError::bad_input(format!("`{name}` lacks the columns {}", listed(&missing))).with_help(advice)
-            );
+        let incomplete = !missing.is_empty();
+        let mut mistakes = Vec::new();
+        if incomplete {
+            mistakes.push(format!("it lacks the columns {}", listed(&missing)));
         }
+        let present: BTreeSet<&str> = images.iter().map(|file| file.name.as_str()).collect();
+        let mut absent = BTreeSet::new();
         let drug_column = headers.iter().find(|header| {
             let header = header.to_lowercase();
             header == "drug" || header.starts_with("drug") && (header.ends_with("name") || header.ends_with("label"))
@@ -271,6 +272,12 @@ impl Manifest {
                 record.get(at).map(str::trim).filter(|value| !value.is_empty())
             };
             let text = |columns: &[&str]| columns.iter().find_map(|c| value(c)).unwrap_or_default().to_owned();
+            for column in ["save_reg_path", "crop_raw", "crop_seg"].into_iter().filter(|column| of_form(form, column)) {
+                absent.extend(value(column).map(file_name).filter(|name| !present.contains(name)).map(str::to_owned));
+            }
+            if incomplete {
+                continue;
+            }
             let channels = match form {
                 Form::Aligned => aligned_channels(&value),
                 Form::Crops => value("name_dict").ok_or_else(|| "no `name_dict`".to_owned()).and_then(crop_channels),
@@ -280,8 +287,10 @@ impl Manifest {
                 Form::Crops => value("crop_raw").into_iter().chain(value("crop_seg")).collect(),
             };
             let id = value("CellId").map(|id| id.strip_suffix(".0").unwrap_or(id).to_owned());
+            let scale = value("scale_micron").map(scale).transpose();
+            let channels = channels.and_then(|channels| Ok((channels, scale?)));
             match (id, channels) {
-                (Some(id), Ok(channels)) if files.len() == channels.counts.len() => rows.push(Row {
+                (Some(id), Ok((channels, scale))) if files.len() == channels.counts.len() => rows.push(Row {
                     id,
                     field: text(&["FOVId", "DataSetId/CellLineId/Name"]),
                     structure: text(&["StructureId/Name", "structure_name"]),
@@ -289,7 +298,7 @@ impl Manifest {
                     drug: drug_column.map(|column| text(&[column])).unwrap_or_default(),
                     files: files.into_iter().map(|path| file_name(path).to_owned()).collect(),
                     channels,
-                    scale: value("scale_micron").and_then(scale),
+                    scale,
                 }),
                 (None, _) => wrong.push(format!("line {}: no `CellId`", number + 2)),
                 (_, Err(reason)) => wrong.push(format!("line {}: {reason}", number + 2)),
@@ -297,15 +306,12 @@ impl Manifest {
             }
         }
         if !wrong.is_empty() {
-            return Err(StageError::bad_input(format!("`{name}` has rows that cannot be used: {}", listed(&wrong))));
-        }
-        if rows.is_empty() {
-            return Err(StageError::bad_input(format!("`{name}` has no rows")));
+            mistakes.push(format!("it has rows that cannot be used: {}", listed(&wrong)));
         }
         let mut seen = BTreeSet::new();
         let twice: Vec<String> = rows.iter().filter(|row| !seen.insert(&row.id)).map(|row| row.id.clone()).collect();
         if !twice.is_empty() {
-            return Err(StageError::bad_input(format!("`{name}` has cells twice: {}", listed(&twice))));
+            mistakes.push(format!("it has cells twice: {}", listed(&twice)));
         }
         let unsafe_ids: Vec<String> = rows
             .iter()
@@ -316,8 +322,25 @@ impl Manifest {
             .cloned()
             .collect();
         if !unsafe_ids.is_empty() {
-            let message = format!("`{name}` has ids that cannot be file names: {}", listed(&unsafe_ids));
-            return Err(StageError::bad_input(message).with_help("letters, digits, `-`, `_` and `.` can"));
+            mistakes.push(format!(
+                "it has ids that cannot be file names (letters, digits, `-`, `_` and `.` can): {}",
+                listed(&unsafe_ids)
+            ));
+        }
+        if !absent.is_empty() {
+            let absent: Vec<String> = absent.into_iter().collect();
+            mistakes.push(format!("{} files that it names are not there: {}", absent.len(), listed(&absent)));
+        }
+        if !mistakes.is_empty() {
+            let advice = if incomplete {
+                "the paper's manifest has `save_reg_path` and `ch_…` columns, the later one `crop_raw`, `crop_seg` and `name_dict`"
+            } else {
+                "`images` must cover every file that the manifest names"
+            };
+            return Err(StageError::bad_input(format!("`{name}`: {}", mistakes.join("; "))).with_help(advice));
+        }
+        if rows.is_empty() {
+            return Err(StageError::bad_input(format!("`{name}` has no rows")));
         }
         Ok(Self { form, rows })
     }
@@ -329,7 +352,7 @@ impl Manifest {
         names.map(str::to_owned).collect()
     }
 
-    /// The files of every row. All that are missing are named at once.
+    /// The files of every row; [`Manifest::parse`] made sure that all are there.
     fn find<'a>(&self, files: &'a [FileInput]) -> Result<Vec<Vec<&'a FileInput>>, StageError> {
         let mut by_name: BTreeMap<&str, &FileInput> = BTreeMap::new();
         let mut twice = Vec::new();
@@ -346,14 +369,6 @@ impl Manifest {
         if !twice.is_empty() {
             let message = format!("several different files have the names {}", listed(&twice));
             return Err(StageError::bad_input(message).with_help("give the images of one set only"));
-        }
-        let missing: Vec<String> =
-            wanted.into_iter().filter(|name| !by_name.contains_key(name)).map(str::to_owned).collect();
-        if !missing.is_empty() {
-            let message = format!("{} files of the manifest are not there: {}", missing.len(), listed(&missing));
-            return Err(
-                StageError::bad_input(message).with_help("`images` must cover every file that the manifest names")
-            );
         }
         Ok(self.rows.iter().map(|row| row.files.iter().map(|name| by_name[name.as_str()]).collect()).collect())
     }
@@ -401,15 +416,20 @@ fn crop_channels(text: &str) -> Result<Channels, String> {
     })
 }
 
-/// A scale column: one number, or a list of three: Z, Y, X.
-fn scale(text: &str) -> Option<[f64; 3]> {
+/// Whether the column names files in this form.
+fn of_form(form: Form, column: &str) -> bool {
+    (form == Form::Aligned) == (column == "save_reg_path")
+}
+
+/// A scale column: one number, or a list of three: Z, Y, X. No microscope has voxels of less than a nanometre or more than a millimetre.
+fn scale(text: &str) -> Result<[f64; 3], String> {
+    let parts = text.trim_matches(['[', ']', '(', ')']).split(',');
     let numbers: Option<Vec<f64>> =
-        text.trim_matches(['[', ']', '(', ')']).split(',').map(|part| part.trim().parse().ok()).collect();
-    let numbers = numbers?.into_iter().filter(|side: &f64| *side > 0.0 && side.is_finite()).collect::<Vec<_>>();
-    match numbers[..] {
-        [side] => Some([side; 3]),
-        [z, y, x] => Some([z, y, x]),
-        _ => None,
+        parts.map(|part| part.trim().parse().ok().filter(|side| (1e-3..=1e3).contains(side))).collect();
+    match numbers.as_deref() {
+        Some([side]) => Ok([*side; 3]),
+        Some([z, y, x]) => Ok([*z, *y, *x]),
+        _ => Err(format!("`scale_micron` is `{text}`, not the side of a voxel or its three sides in µm")),
     }
 }
 
@@ -630,6 +650,23 @@ mod tests {
             assert!(columns.contains(column), "{columns}");
         }
         let missing = message(&format!("{ALIGNED}\n1,Golgi,x/a.tiff,2,3,1,0,4,5\n2,Golgi,x/b.tiff,2,3,1,0,4,5\n"));
+        let both = message("CellId,save_reg_path,ch_dna\n1,x/a.tiff,0\n2,b.tiff,0\n");
+        assert!(
+            both.contains("`ch_memb`") && both.contains("2 files") && both.contains("`a.tiff`, `b.tiff`"),
+            "{both}"
+        );
+        let crops = message("CellId,crop_raw,scale_micron\n1,raw/a.tiff,0.1\n");
+        for what in ["`structure_name`", "`crop_seg`", "`name_dict`", "1 files", "`a.tiff`"] {
+            assert!(crops.contains(what), "{what}: {crops}");
+        }
+        let names = "\"{'crop_raw': ['dna', 'membrane'], 'crop_seg': ['dna_segmentation', 'membrane_segmentation']}\"";
+        let crops = message(&format!(
+            "CellId,structure_name,crop_raw,crop_seg,name_dict,scale_micron\n1,G,r.tif,s.tif,{names},1e300\n\
+             2,G,r.tif,,{names},0.1\n3,G,r.tif,s.tif,{{}},\"[0.1, 0.1, 0.1]\"\n"
+        ));
+        for what in ["line 2: `scale_micron` is `1e300`", "line 3: no path", "line 4", "2 files", "`r.tif`, `s.tif`"] {
+            assert!(crops.contains(what), "{what}: {crops}");
+        }
         assert!(missing.contains("2 files") && missing.contains("`a.tiff`, `b.tiff`"), "{missing}");
         let rows = message(&format!(
             "{ALIGNED}\n1,Golgi,a.tiff,x,3,1,0,4,5\n,Golgi,b.tiff,2,3,1,0,4,5\n3,Golgi,,2,3,1,0,4,5\n"

@@ -71,6 +71,11 @@ fn unsupported(reason: impl Into<String>) -> ImageError {
     ImageError::Unsupported(reason.into())
 }
 
+/// How many times over the directories may use a file's bytes.
+const MOST_SHARED: usize = 16;
+/// The tags whose whole value a page keeps: places and lengths of chunks, and the description.
+const KEPT: [u16; 5] = [270, 273, 279, 324, 325];
+
 /// A tag's value: where it lies.
 #[derive(Clone, Copy)]
 struct Value<'a> {
@@ -121,28 +126,37 @@ impl<'a> File<'a> {
     pub(super) fn pages(&self, first: usize) -> Result<Vec<Option<Page>>, ImageError> {
         let mut pages = Vec::new();
         let mut seen = std::collections::BTreeSet::new();
+        // Directories may share what they point at, but not so that a small file becomes many large pages.
+        let most = self.bytes.len().saturating_mul(MOST_SHARED);
+        let mut taken = 0_usize;
         let mut at = first;
         while at != 0 {
             if !seen.insert(at) {
                 return Err(damaged("its directories go round in a circle"));
             }
-            let (page, next) = self.page(at).map_err(|error| match error {
+            let (page, next, length) = self.page(at).map_err(|error| match error {
                 ImageError::Damaged(reason) => damaged(format!("page {}: {reason}", seen.len() - 1)),
                 ImageError::Unsupported(reason) => unsupported(format!("page {}: {reason}", seen.len() - 1)),
                 error => error,
             })?;
+            taken = taken.saturating_add(length);
+            if taken > most {
+                return Err(damaged(format!("its {} first directories say more than it holds", seen.len())));
+            }
             pages.push(page);
             at = next;
         }
         Ok(pages)
     }
 
-    fn page(&self, at: usize) -> Result<(Option<Page>, usize), ImageError> {
+    /// A page, where the next one lies, and the bytes that its directory and the lists and texts in it take.
+    fn page(&self, at: usize) -> Result<(Option<Page>, usize, usize), ImageError> {
         let (count_length, entry_length, offset_length) = if self.big { (8, 20, 8) } else { (2, 12, 4) };
         let count = self.number(at, count_length)?;
         let entries = self.slice(at + count_length, count.checked_mul(entry_length).unwrap_or(usize::MAX))?;
         let next = self.number(at + count_length + entries.len(), offset_length)?;
         let mut tags = std::collections::BTreeMap::new();
+        let mut taken = entries.len();
         for entry in entries.chunks_exact(entry_length) {
             let (head, inline) = entry.split_at(4 + offset_length);
             let kind = self.unsigned(&head[2..4]) as u16;
@@ -161,10 +175,14 @@ impl<'a> File<'a> {
             } else {
                 self.slice(self.unsigned(inline) as usize, length)
             };
-            tags.insert(self.unsigned(&head[..2]) as u16, bytes.map(|bytes| Value { kind, count, bytes }));
+            let tag = self.unsigned(&head[..2]) as u16;
+            if KEPT.contains(&tag) {
+                taken = taken.saturating_add(length);
+            }
+            tags.insert(tag, bytes.map(|bytes| Value { kind, count, bytes }));
         }
         let tags = Tags { file: *self, tags };
-        Ok((tags.page()?, next))
+        Ok((tags.page()?, next, taken))
     }
 }
 
@@ -185,6 +203,10 @@ impl<'a> Tags<'a> {
 
     /// The whole numbers of a tag.
     fn numbers(&self, tag: u16) -> Result<Option<Vec<usize>>, ImageError> {
+        self.first_numbers(tag, usize::MAX)
+    }
+
+    fn first_numbers(&self, tag: u16, most: usize) -> Result<Option<Vec<usize>>, ImageError> {
         let Some(value) = self.value(tag)? else { return Ok(None) };
         let size = match value.kind {
             1 | 7 => 1,
@@ -193,11 +215,11 @@ impl<'a> Tags<'a> {
             16 | 18 => 8,
             kind => return Err(damaged(format!("tag {tag} is of type {kind}, not a whole number"))),
         };
-        Ok(Some(value.bytes.chunks_exact(size).map(|bytes| self.file.unsigned(bytes) as usize).collect()))
+        Ok(Some(value.bytes.chunks_exact(size).take(most).map(|bytes| self.file.unsigned(bytes) as usize).collect()))
     }
 
     fn number(&self, tag: u16) -> Result<Option<usize>, ImageError> {
-        Ok(self.numbers(tag)?.and_then(|numbers| numbers.first().copied()))
+        Ok(self.first_numbers(tag, 1)?.and_then(|numbers| numbers.first().copied()))
     }
 
     fn rational(&self, tag: u16) -> Option<f64> {

@@ -198,6 +198,13 @@ struct Run {
     count: Option<usize>,
 }
 
+/// How many times each plane may be placed, on average.
+const MOST_REPEATS: usize = 16;
+
+fn too_few(pages: usize, channels: usize, depth: usize) -> ImageError {
+    damaged(format!("{pages} pages, where OME-XML says {channels} channels of {depth} planes"))
+}
+
 /// OME-XML: the first image's planes, channels and voxels.
 fn ome(description: &str, pages: usize) -> Result<Layout, ImageError> {
     let mut reader = Reader::from_str(description);
@@ -280,11 +287,19 @@ fn ome(description: &str, pages: usize) -> Result<Layout, ImageError> {
     if runs.is_empty() {
         runs.push(Run::default());
     }
+    if planes > pages {
+        return Err(too_few(pages, channels, depth));
+    }
     let mut places = vec![None; planes];
+    let mut placed = 0;
     for run in runs {
         let count = run.count.unwrap_or(if run.page.is_some() { 1 } else { pages });
         let mut at = run.first;
         for step in 0..count.min(planes) {
+            placed += 1;
+            if placed > MOST_REPEATS * planes {
+                return Err(damaged("OME-XML places its planes many times over"));
+            }
             if (0..3).any(|axis| at[axis] >= counts[axis]) {
                 return Err(damaged("OME-XML places a plane outside the image"));
             }
@@ -303,7 +318,7 @@ fn ome(description: &str, pages: usize) -> Result<Layout, ImageError> {
     }
     let place = |place: Option<usize>| place.filter(|page| *page < pages);
     let Some(places) = places.into_iter().map(place).collect::<Option<Vec<usize>>>() else {
-        return Err(damaged(format!("{pages} pages, where OME-XML says {channels} channels of {depth} planes")));
+        return Err(too_few(pages, channels, depth));
     };
     names.resize(channels, String::new());
     Ok(Layout { channels: names, depth, pages: places, voxel_um, claims: Some([height, width]) })

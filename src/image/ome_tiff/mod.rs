@@ -60,7 +60,7 @@ pub fn read_with(bytes: &[u8], hints: Hints) -> Result<Stack, ImageError> {
 
     let contiguous;
     let chosen: Vec<&Page> = if pages.len() == 1 && layout.pages.len() > 1 {
-        contiguous = contiguous_pages(first, layout.pages.len())?;
+        contiguous = contiguous_pages(file, first, layout.pages.len())?;
         layout.pages.iter().map(|&page| &contiguous[page]).collect()
     } else {
         let page = |&page: &usize| pages.get(page).and_then(Option::as_ref);
@@ -117,7 +117,7 @@ fn layout_of(first: &Page, pages: &[Option<Page>], proper: &[usize], hints: Hint
 }
 
 /// ImageJ and tifffile write large stacks as one page with the pixels of all planes behind each other.
-fn contiguous_pages(first: &Page, count: usize) -> Result<Vec<Page>, ImageError> {
+fn contiguous_pages(file: File, first: &Page, count: usize) -> Result<Vec<Page>, ImageError> {
     let row = first.width * first.format.bytes();
     let plane = row * first.height;
     let mut end = first.chunks[0][0];
@@ -129,9 +129,18 @@ fn contiguous_pages(first: &Page, count: usize) -> Result<Vec<Page>, ImageError>
     if first.compression != Compression::None || first.chunk[1] != first.width || !gapless {
         return Err(ImageError::Damaged(format!("one page, where its description says {count}")));
     }
-    let page = |index| {
-        let start = first.chunks[0][0] + index * plane;
-        Page { chunk: [first.height, first.width], chunks: vec![[start, plane]], ..first.clone() }
+    // Before anything is made for each of them.
+    file.slice(first.chunks[0][0], plane.saturating_mul(count))?;
+    let page = |index| Page {
+        width: first.width,
+        height: first.height,
+        format: first.format,
+        compression: first.compression,
+        predictor: first.predictor,
+        chunk: [first.height, first.width],
+        chunks: vec![[first.chunks[0][0] + index * plane, plane]],
+        description: String::new(),
+        resolution: first.resolution,
     };
     Ok((0..count).map(page).collect())
 }
@@ -145,7 +154,8 @@ const BATCH: usize = 64;
 
 fn pixels(file: File, pages: &[&Page]) -> Result<Pixels, ImageError> {
     let limit = file.bytes.len().saturating_mul(PER_BYTE).saturating_add(ALWAYS);
-    let bytes: usize = pages.iter().map(|page| page.width * page.height * page.format.bytes()).sum();
+    let bytes = pages.iter().map(|page| page.width * page.height * page.format.bytes());
+    let bytes = bytes.fold(0, usize::saturating_add);
     let chunk = pages.iter().map(|page| page.chunk[0].saturating_mul(page.chunk[1]).saturating_mul(8)).max();
     if bytes.max(chunk.unwrap_or(0)) > limit {
         return Err(ImageError::Damaged(format!(
