@@ -343,7 +343,8 @@ fn break_manifest(bytes: &mut Vec<u8>, dice: &mut Dice) {
         4 => {
             let mut lines: Vec<Vec<u8>> = bytes.split(|&byte| byte == b'\n').map(<[u8]>::to_vec).collect();
             let (one, other) = (dice.below(lines.len()), dice.below(lines.len()));
-            lines[one] = lines[other].clone();
+            let copied = lines[other].clone();
+            lines[one] = copied;
             *bytes = lines.join(&b'\n');
         }
         _ => {

@@ -175,7 +175,7 @@ impl Picture {
     }
 
     /// Channels of normalised images in their colours, from 0 to 1. Where there is a structure, the other channels are shown
-    /// at [`BACKDROP`] of their strength, or the structure would drown in the nucleus.
+    /// at `BACKDROP` of their strength, or the structure would drown in the nucleus.
     #[must_use]
     pub fn normalised(volumes: &[Volume<f32>], names: &[String], voxel_um: [f64; 3], view: View) -> Self {
         let structured = names.iter().any(|name| name == "structure");
