@@ -47,7 +47,9 @@ fn main() {
         let mut rng = Rng::new(0, "noise", step as u64);
         let start = Instant::now();
         let noise: Vec<f32> = (0..batch * architecture.latent).map(|_| rng.normal() as f32).collect();
-        vae.gradients(&images, condition.as_ref(), &noise, &mut gradients, &mut workspace).expect("sound images");
+        let step =
+            vae.gradients(&images, condition.as_ref(), &noise, &mut gradients, &mut workspace).expect("sound images");
+        assert!(step.losses.total.is_finite(), "the loss is not finite");
         adam.step(&AdamParameters::new(2e-4), vae.values_mut(), &gradients);
         took.push(start.elapsed().as_secs_f64());
     }
