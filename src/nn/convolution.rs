@@ -11,6 +11,7 @@ use super::{
     kernel::{Block, FEW, Instructions, LANES, ROWS, Segment, dots, multiply_add},
     maps::{Maps, Shape},
     parallel::{self, Shared},
+    winograd,
 };
 
 /// Where a convolution looks: kernel, stride and padding along Z, Y, X.
@@ -60,19 +61,26 @@ pub struct Weights<'a> {
 }
 
 /// The output voxels of one axis that see the same taps.
-struct Lattice {
+#[derive(Clone, Debug)]
+pub(super) struct Lattice {
     /// First output voxel, and the step to the next.
-    start: usize,
-    step: usize,
+    pub(super) start: usize,
+    pub(super) step: usize,
     /// How many output voxels.
-    count: usize,
+    pub(super) count: usize,
     /// Input voxels from one output voxel to the next.
-    input_step: usize,
+    pub(super) input_step: usize,
     /// (tap, input voxel that it sees for the first output voxel), by rising input voxel.
-    taps: Vec<(usize, isize)>,
+    pub(super) taps: Vec<(usize, isize)>,
 }
 
-fn lattices(kernel: usize, stride: usize, padding: usize, outputs: usize, direction: Direction) -> Vec<Lattice> {
+pub(super) fn lattices(
+    kernel: usize,
+    stride: usize,
+    padding: usize,
+    outputs: usize,
+    direction: Direction,
+) -> Vec<Lattice> {
     let signed = |value: usize| isize::try_from(value).expect("sizes of images are small");
     match direction {
         Direction::Gather => {
@@ -111,9 +119,9 @@ struct Class {
 
 /// Channels that are summed over, and channels that come out.
 #[derive(Clone, Copy)]
-struct Roles {
-    summed: usize,
-    lanes: usize,
+pub(super) struct Roles {
+    pub(super) summed: usize,
+    pub(super) lanes: usize,
 }
 
 impl Roles {
@@ -294,6 +302,9 @@ pub fn apply(
     };
     assert_eq!((from.channels, to.channels, from.images), (roles.summed, roles.lanes, to.images));
     assert_eq!(weights.values.len(), window.taps() * weights.inputs * weights.outputs);
+    if winograd::apply(window, direction, weights, transposed, roles, input, output, finish, panels) {
+        return;
+    }
     let classes = classes(window, direction, &from, &to, roles);
     for class in &classes {
         assert_reach(class, &from);
@@ -451,6 +462,9 @@ pub fn weight_gradient(
     assert_eq!((out.len(), from.images), (length, to.images));
     let reach = |shape: &Shape| (0..3).all(|axis| shape.border[axis] >= window.padding[axis]);
     assert!(reach(if direction == Direction::Gather { &from } else { &to }), "the border is too narrow");
+    if winograd::weight_gradient(window, direction, input, gradient, out, scratch) {
+        return;
+    }
     let few_lanes = outputs <= FEW && inputs >= 8 && window.stride == [1; 3] && direction == Direction::Gather;
     // With few output channels the input channels are the lanes, and the taps move the place in the gradient.
     let plan = if few_lanes && (0..3).all(|axis| to.border[axis] >= window.padding[axis]) {
@@ -491,18 +505,7 @@ pub fn weight_gradient(
         );
     });
     if groups > 1 {
-        let parts = 32.min(length);
-        let (shared, scratch) = (Shared::new(out), &*scratch);
-        parallel::for_each(parts, |index| {
-            let range = parallel::part(length, parts, index);
-            // SAFETY: the ranges lie apart.
-            let out = unsafe { std::slice::from_raw_parts_mut(shared.pointer().add(range.start), range.len()) };
-            out.copy_from_slice(&scratch[range.clone()]);
-            for group in 1..groups {
-                let part = &scratch[group * length..][range.clone()];
-                out.iter_mut().zip(part).for_each(|(out, value)| *out += value);
-            }
-        });
+        parallel::add_up(out, &scratch[..groups * length]);
     }
 }
 
@@ -787,5 +790,11 @@ mod tests {
             }
         }
         check(2, 3, 1, 70, 64);
+        for dimensions in [2, 3] {
+            for (inputs, outputs) in [(16, 48), (144, 16)] {
+                check(dimensions, 4, 2, inputs, outputs);
+                check(dimensions, 3, 1, inputs, outputs);
+            }
+        }
     }
 }

@@ -11,6 +11,7 @@ pub mod norm;
 pub mod parallel;
 mod rng;
 pub mod spectral;
+mod winograd;
 
 pub use adam::{Adam, AdamParameters};
 pub use convolution::{Direction, Finish, Weights, Window, apply, weight_gradient};

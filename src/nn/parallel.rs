@@ -40,3 +40,19 @@ pub fn map<T: Send>(count: usize, task: impl Fn(usize) -> T + Sync + Send) -> Ve
 pub fn part(count: usize, parts: usize, index: usize) -> std::ops::Range<usize> {
     count * index / parts..count * (index + 1) / parts
 }
+
+/// The sum of parts of `out`'s length that lie one behind the other, added in their order.
+pub(super) fn add_up(out: &mut [f32], all: &[f32]) {
+    let length = out.len();
+    let parts = 32.min(length);
+    let shared = Shared::new(out);
+    for_each(parts, |index| {
+        let range = part(length, parts, index);
+        // SAFETY: the ranges lie apart.
+        let out = unsafe { std::slice::from_raw_parts_mut(shared.pointer().add(range.start), range.len()) };
+        out.copy_from_slice(&all[range.clone()]);
+        for other in all.chunks_exact(length).skip(1) {
+            out.iter_mut().zip(&other[range.clone()]).for_each(|(out, value)| *out += value);
+        }
+    });
+}
