@@ -11,7 +11,6 @@ pub mod norm;
 pub mod parallel;
 mod rng;
 pub mod spectral;
-mod winograd;
 
 pub use adam::{Adam, AdamParameters};
 pub use convolution::{Direction, Finish, Weights, Window, apply, weight_gradient};

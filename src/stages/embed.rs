@@ -51,7 +51,7 @@ impl StageKind for Embed {
     type Params = Params;
 
     const NAME: &'static str = "embed";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const ABOUT: &'static str = "places cells in a model's latent space: μ, log σ², KL, reconstruction error, ELBO";
 
     fn inputs(_: Option<&Params>) -> Vec<Input> {
