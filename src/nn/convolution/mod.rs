@@ -206,6 +206,8 @@ mod tests {
     use super::*;
     use crate::nn::Rng;
 
+    const PLAIN: Finish<'static> = Finish { scale: 1.0, bias: None, add: false };
+
     fn random(shape: Shape, rng: &mut Rng) -> Maps {
         let mut maps = Maps::zeros(shape);
         let values: Vec<f32> = (0..shape.voxels() * shape.channels).map(|_| rng.normal() as f32).collect();
@@ -248,11 +250,17 @@ mod tests {
 
     /// All passes of a convolution and of a transposed one against plain loops in f64.
     fn check(dimensions: usize, kernel: usize, stride: usize, inputs: usize, outputs: usize) {
+        let deep = if dimensions == 3 { 4 } else { 1 };
+        assert!(!check_size([deep, 6, 10], kernel, stride, inputs, outputs), "too few voxels for Winograd's way");
+    }
+
+    /// The same for images of a size; says whether the way with fewer products was taken for all passes.
+    fn check_size(large: [usize; 3], kernel: usize, stride: usize, inputs: usize, outputs: usize) -> bool {
+        let dimensions = if large[0] > 1 { 3 } else { 2 };
         let window = Window::new(dimensions, kernel, stride, (kernel - 1) / 2);
         let mut rng = Rng::new(3, "test", kernel as u64);
         let border = window.padding;
-        let deep = if dimensions == 3 { 4 } else { 1 };
-        let large = [deep, 6, 10];
+        let mut fewer = true;
         let small: [usize; 3] = std::array::from_fn(|axis| large[axis] / window.stride[axis]);
         let weights: Vec<f32> = (0..window.taps() * inputs * outputs).map(|_| rng.normal() as f32 * 0.1).collect();
         let weights = Weights { values: &weights, inputs, outputs };
@@ -274,6 +282,19 @@ mod tests {
             apply(&window, other, weights, true, &dy, &mut dx, finish, &mut panels);
             let mut dw = vec![5.0; weights.values.len()];
             weight_gradient(&window, direction, &x, &dy, &mut dw, &mut vec![3.0; 7]);
+            let roles = Roles { summed: inputs, lanes: outputs };
+            let operands =
+                Operands { window: &window, direction, weights, transposed: false, roles, input: &x, finish: PLAIN };
+            let back = Operands {
+                direction: other,
+                transposed: true,
+                roles: Roles { summed: outputs, lanes: inputs },
+                input: &dy,
+                ..operands
+            };
+            fewer &= winograd::apply(&operands, &mut y.clone(), &mut panels)
+                && winograd::apply(&back, &mut dx.clone(), &mut panels)
+                && winograd::weight_gradient(&window, direction, &x, &dy, &mut dw.clone(), &mut Vec::new());
 
             let mut wanted_y: Vec<f64> = (0..ys.len()).map(|at| f64::from(bias[at % outputs])).collect();
             let mut wanted_dx = vec![1.0; xs.len()];
@@ -299,6 +320,7 @@ mod tests {
             compare(dx.data(), &wanted_dx);
             compare(&dw, &wanted_dw);
         }
+        fewer
     }
 
     #[test]
@@ -311,10 +333,15 @@ mod tests {
             }
         }
         check(2, 3, 1, 70, 64);
-        for dimensions in [2, 3] {
-            for (inputs, outputs) in [(16, 48), (144, 16)] {
-                check(dimensions, 4, 2, inputs, outputs);
-                check(dimensions, 3, 1, inputs, outputs);
+    }
+
+    #[test]
+    fn fewer_products_give_the_same_sums() {
+        for (inputs, outputs) in [(16, 160), (144, 16)] {
+            for (size, kernel, stride) in
+                [([1, 40, 44], 4, 2), ([1, 31, 43], 3, 1), ([4, 32, 44], 4, 2), ([3, 15, 17], 3, 1)]
+            {
+                assert!(check_size(size, kernel, stride, inputs, outputs), "{size:?}");
             }
         }
     }

@@ -17,6 +17,9 @@ use crate::nn::{
 
 /// Channels of each side that are worked on together.
 const SQUARE: usize = 64;
+/// Fewer tiles than these are left to the direct way: it is as fast, and where a tap meets nothing but zeros its gradient is exactly zero
+/// there, which Adam tells from a rounding error.
+const FEWEST_TILES: usize = 64;
 /// Floats from one point to the next in memory: one cache line more than a power of two, lest all points fall on the same lines of the
 /// cache.
 const APART: usize = TILES * SQUARE + 16;
@@ -39,14 +42,15 @@ pub(in super::super) fn weight_gradient(
         lattices(kernel, stride, padding, small.shape().size[axis], Direction::Gather).remove(0)
     });
     let axes: [&Lattice; 3] = std::array::from_fn(|axis| &axes[axis]);
-    let reach = Class::reach(axes).filter(|_| enough(small.shape().channels) && enough(large.shape().channels));
+    if !enough(small.shape().channels) || !enough(large.shape().channels) {
+        return false;
+    }
     let spread = direction == Direction::Spread;
-    match reach {
+    match Class::reach(axes) {
         Some(2) => Gradient::<2, 3>::new(axes, window, small, large, spread).run(out, scratch),
         Some(3) => Gradient::<3, 2>::new(axes, window, small, large, spread).run(out, scratch),
-        _ => return false,
+        _ => false,
     }
-    true
 }
 
 /// A weight gradient: at every point the products of the transformed patches of the larger maps with the transformed tiles of the smaller.
@@ -68,8 +72,12 @@ impl<'a, const R: usize, const M: usize> Gradient<'a, R, M> {
         Self { class: Class::new(axes, window, M, 0), small, large, spread, inputs, outputs }
     }
 
-    fn run(&self, out: &mut [f32], scratch: &mut Vec<f32>) {
+    /// Says whether there were enough tiles to do it.
+    fn run(&self, out: &mut [f32], scratch: &mut Vec<f32>) -> bool {
         let tiles = self.class.all_tiles(self.small.shape().images);
+        if tiles < FEWEST_TILES {
+            return false;
+        }
         let squares: Vec<(usize, usize, usize)> = (0..self.class.stretches.len())
             .flat_map(|stretch| {
                 let inputs = (0..self.inputs).step_by(SQUARE);
@@ -98,6 +106,7 @@ impl<'a, const R: usize, const M: usize> Gradient<'a, R, M> {
         if groups > 1 {
             parallel::add_up(out, &scratch[..groups * length]);
         }
+        true
     }
 
     /// The gradient of the weights of one stretch, for 64 × 64 channels, over some tiles.
