@@ -215,12 +215,9 @@ mod tests {
         maps
     }
 
-    fn at(maps: &Maps, image: usize, at: [isize; 3], channel: usize) -> f64 {
-        let size = maps.shape().size;
-        if (0..3).any(|axis| at[axis] < 0 || at[axis] >= size[axis] as isize) {
-            return 0.0;
-        }
-        f64::from(maps.data()[maps.shape().offset(image, at.map(|v| v as usize)) + channel])
+    /// The channels of a voxel.
+    fn voxel(maps: &Maps, image: usize, at: [usize; 3]) -> &[f32] {
+        &maps.data()[maps.shape().offset(image, at)..][..maps.shape().channels]
     }
 
     /// Every (image, small voxel, tap, large voxel) of a window.
@@ -264,7 +261,6 @@ mod tests {
         let small: [usize; 3] = std::array::from_fn(|axis| large[axis] / window.stride[axis]);
         let weights: Vec<f32> = (0..window.taps() * inputs * outputs).map(|_| rng.normal() as f32 * 0.1).collect();
         let weights = Weights { values: &weights, inputs, outputs };
-        let weight = |tap: usize, i: usize, o: usize| f64::from(weights.values[(tap * inputs + i) * outputs + o]);
         let bias: Vec<f32> = (0..inputs.max(outputs)).map(|v| v as f32).collect();
         let mut panels = vec![9.0; 10];
         let images = 2;
@@ -307,11 +303,17 @@ mod tests {
                     return;
                 }
                 let (i_at_u, o_at_u) = (i_at.map(|v| v as usize), o_at.map(|v| v as usize));
-                for i in 0..inputs {
-                    for o in 0..outputs {
-                        wanted_y[ys.offset(image, o_at_u) + o] += 0.5 * weight(tap, i, o) * at(&x, image, i_at, i);
-                        wanted_dx[xs.offset(image, i_at_u) + i] += 2.0 * weight(tap, i, o) * at(&dy, image, o_at, o);
-                        wanted_dw[(tap * inputs + i) * outputs + o] += at(&x, image, i_at, i) * at(&dy, image, o_at, o);
+                let (xs_here, dy_here) = (voxel(&x, image, i_at_u), voxel(&dy, image, o_at_u));
+                let y_here = &mut wanted_y[ys.offset(image, o_at_u)..][..outputs];
+                let dx_here = &mut wanted_dx[xs.offset(image, i_at_u)..][..inputs];
+                for (i, (dx, x)) in dx_here.iter_mut().zip(xs_here).enumerate() {
+                    let at = (tap * inputs + i) * outputs;
+                    let weights = weights.values[at..].iter().zip(&mut wanted_dw[at..]);
+                    for ((y, dy), (weight, dw)) in y_here.iter_mut().zip(dy_here).zip(weights) {
+                        let (weight, x, dy) = (f64::from(*weight), f64::from(*x), f64::from(*dy));
+                        *y += 0.5 * weight * x;
+                        *dx += 2.0 * weight * dy;
+                        *dw += x * dy;
                     }
                 }
             });
