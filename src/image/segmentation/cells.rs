@@ -1,7 +1,9 @@
 //! Cells by the seeded watershed of the membrane.
 
+use rayon::prelude::*;
+
 use crate::image::{
-    Connectivity, Volume, coarse::Grid, components, distance, gaussian, label_counts, median, sheets, watershed,
+    Connectivity, Volume, coarse::Grid, components, distance, gaussian, label_counts, median, sheets, simd, watershed,
 };
 
 /// How cells are found. Lengths in µm.
@@ -62,7 +64,7 @@ pub fn walls(membrane: &Volume<f32>, voxel_um: [f64; 3], params: &CellsParams) -
 /// that the space between walls does not count).
 fn normalise(walls: &mut Volume<f32>, voxel_um: [f64; 3], [across, along]: [f64; 2]) {
     let grid = Grid::new(walls.size, voxel_um, 0.8);
-    let [squares, values] = grid.sums(|at| [walls.data[at] * walls.data[at], walls.data[at]]);
+    let [squares, values] = grid.sums([walls], |[wall]| [wall * wall, wall]);
     let total = |volume: &Volume<f32>| volume.data.iter().map(|&value| f64::from(value)).sum::<f64>();
     let typical = (total(&squares) / total(&values).max(1e-9)) as f32;
     let sigma = [grid.sigma(along, voxel_um)[0], grid.sigma(across, voxel_um)[1], grid.sigma(across, voxel_um)[2]];
@@ -70,13 +72,17 @@ fn normalise(walls: &mut Volume<f32>, voxel_um: [f64; 3], [across, along]: [f64;
     let level = squares.data.iter().zip(&values.data).map(|(s, v)| s / v.max(1e-9) + 0.15 * typical).collect();
     let level = Volume::new(squares.size, level);
     let [_, height, width] = walls.size;
-    let (mut scratch, mut levels) = (Vec::new(), vec![0.0; width]);
-    for (row, values) in walls.data.chunks_mut(width).enumerate() {
-        grid.row(&level, row / height, row % height, &mut scratch, &mut levels);
-        for (value, level) in values.iter_mut().zip(&levels) {
-            *value = (*value / (2.0 * level)).min(1.0);
-        }
-    }
+    walls.data.par_chunks_mut(width).enumerate().for_each_init(Default::default, |(scratch, levels), (row, values)| {
+        simd::dispatch(
+            #[inline(always)]
+            || {
+                grid.row(&level, row / height, row % height, scratch, levels);
+                for (value, level) in values.iter_mut().zip(&*levels) {
+                    *value = (*value / (2.0 * level)).min(1.0);
+                }
+            },
+        );
+    });
 }
 
 /// The landscape falls up to this distance from a wall, µm.
