@@ -53,22 +53,22 @@ pub fn active_contour(image: &Volume<f32>, start: Volume<u8>, voxel_um: [f64; 3]
                 [value * deep_in, deep_in, value * deep_out, deep_out]
             },
         );
-        let mean_in = local_mean(&sum_in, &weight_in, grid.sigma(contour.inside_um, voxel_um));
-        let mean_out = local_mean(&sum_out, &weight_out, grid.sigma(contour.outside_um, voxel_um));
+        let mean_in = grid.stretched(&local_mean(&sum_in, &weight_in, grid.sigma(contour.inside_um, voxel_um)));
+        let mean_out = grid.stretched(&local_mean(&sum_out, &weight_out, grid.sigma(contour.outside_um, voxel_um)));
         let changed: usize = inside
             .data
             .par_chunks_mut(width)
             .enumerate()
             .map_init(
-                || (Vec::new(), Vec::new(), Vec::new(), vec![0; width]),
-                |(scratch, high, low, now), (row, inside)| {
+                || (vec![0.0; width], vec![0.0; width], vec![0; width]),
+                |(high, low, now), (row, inside)| {
                     let image = &image.data[row * width..(row + 1) * width];
                     let smooth = &smooth.data[row * width..(row + 1) * width];
                     simd::dispatch(
                         #[inline(always)]
                         || {
-                            grid.row(&mean_in, row / height, row % height, scratch, high);
-                            grid.row(&mean_out, row / height, row % height, scratch, low);
+                            grid.row(&mean_in, row / height, row % height, high);
+                            grid.row(&mean_out, row / height, row % height, low);
                             let (high, low, now) = (&high[..width], &low[..width], &mut now[..width]);
                             for x in 0..width {
                                 let difference = high[x] - low[x];
