@@ -468,12 +468,13 @@ impl Gallery {
     #[must_use]
     pub fn figure(&self, name: &str, section: &str, title: &str, caption: &str, table: Option<Table>) -> Figure {
         let layout = Layout::of(self);
+        let (svg, png) = rayon::join(|| layout.to_svg(), || layout.to_png());
         Figure {
             name: name.to_owned(),
             section: section.to_owned(),
             title: title.to_owned(),
             caption: caption.to_owned(),
-            pictures: vec![("svg".to_owned(), layout.to_svg()), ("png".to_owned(), layout.to_png())],
+            pictures: vec![("svg".to_owned(), svg), ("png".to_owned(), png)],
             table,
         }
     }

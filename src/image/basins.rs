@@ -1,5 +1,7 @@
 //! Objects that touch, taken apart at their necks.
 
+use rayon::prelude::*;
+
 use super::Volume;
 
 /// Takes the voxels where `height` is above 0 apart into the regions around its peaks: numbers 1, 2, … in the order of the regions'
@@ -12,14 +14,16 @@ use super::Volume;
 #[must_use]
 pub fn basins(height: &Volume<f32>, apart: impl Fn(f32, f32) -> bool) -> (Volume<u32>, u32) {
     let [depth, rows, columns] = height.size;
-    let mut order: Vec<u32> = (0..height.data.len() as u32).filter(|&at| height.data[at as usize] > 0.0).collect();
-    order.sort_unstable_by(|&a, &b| height.data[b as usize].total_cmp(&height.data[a as usize]).then(a.cmp(&b)));
+    // Bits of numbers above 0 are in the numbers' order, so a height and its place are sorted as one whole number.
+    let heights = height.data.iter().enumerate().filter(|(_, height)| **height > 0.0);
+    let mut order: Vec<u64> = heights.map(|(at, height)| u64::from(!height.to_bits()) << 32 | at as u64).collect();
+    order.par_sort_unstable();
     // Regions are numbered from 1; `roots` joins them.
     let mut labels = vec![0_u32; height.data.len()];
     let mut roots = vec![0_u32];
     let mut peaks = vec![0.0_f32];
-    for &at in &order {
-        let at = at as usize;
+    for at in order {
+        let at = at as u32 as usize;
         let here = height.data[at];
         let (z, y, x) = (at / (rows * columns), at / columns % rows, at % columns);
         // The region of the highest neighbour, and so the way straight up, takes the voxel.

@@ -2,7 +2,12 @@
 
 use rayon::prelude::*;
 
-use super::{Volume, coarse::Grid, gaussian, simd};
+use super::{
+    Volume,
+    coarse::Grid,
+    gaussian::{gaussian, gaussian_into},
+    simd,
+};
 
 /// How a contour is found. Lengths in µm.
 #[derive(Clone, Copy, Debug)]
@@ -36,40 +41,46 @@ pub fn active_contour(image: &Volume<f32>, start: Volume<u8>, voxel_um: [f64; 3]
     let grid = Grid::new(image.size, voxel_um, (contour.inside_um / 2.0).min(1.2));
     let smoothing = voxel_um.map(|length| contour.smoothing_um / length);
     let mut inside = start;
+    let (mut smooth, mut in_plane) = (Volume::filled(image.size, 0.0), Vec::new());
     for _ in 0..contour.steps {
-        let smooth = gaussian(&inside.map(|&v| f32::from(v)), smoothing);
-        let [sum_in, weight_in, sum_out, weight_out] = grid.sums(|at| {
-            let (value, share) = (image.data[at], 2.0 * smooth.data[at] - 1.0);
-            let (deep_in, deep_out) = (share.max(0.0), (-share).max(0.0));
-            [value * deep_in, deep_in, value * deep_out, deep_out]
-        });
-        let mean_in = local_mean(&sum_in, &weight_in, grid.sigma(contour.inside_um, voxel_um));
-        let mean_out = local_mean(&sum_out, &weight_out, grid.sigma(contour.outside_um, voxel_um));
+        gaussian_into(&inside, smoothing, &mut smooth, &mut in_plane);
+        let [sum_in, weight_in, sum_out, weight_out] = grid.sums(
+            [image, &smooth],
+            #[inline(always)]
+            |[value, smooth]| {
+                let share = 2.0 * smooth - 1.0;
+                let (deep_in, deep_out) = (share.max(0.0), (-share).max(0.0));
+                [value * deep_in, deep_in, value * deep_out, deep_out]
+            },
+        );
+        let mean_in = grid.stretched(&local_mean(&sum_in, &weight_in, grid.sigma(contour.inside_um, voxel_um)));
+        let mean_out = grid.stretched(&local_mean(&sum_out, &weight_out, grid.sigma(contour.outside_um, voxel_um)));
         let changed: usize = inside
             .data
             .par_chunks_mut(width)
             .enumerate()
             .map_init(
-                || (Vec::new(), vec![0.0; width], vec![0.0; width]),
-                |(scratch, high, low), (row, inside)| {
-                    grid.row(&mean_in, row / height, row % height, scratch, high);
-                    grid.row(&mean_out, row / height, row % height, scratch, low);
+                || (vec![0.0; width], vec![0.0; width], vec![0; width]),
+                |(high, low, now), (row, inside)| {
                     let image = &image.data[row * width..(row + 1) * width];
                     let smooth = &smooth.data[row * width..(row + 1) * width];
                     simd::dispatch(
                         #[inline(always)]
                         || {
-                            let mut changed = 0;
+                            grid.row(&mean_in, row / height, row % height, high);
+                            grid.row(&mean_out, row / height, row % height, low);
+                            let (high, low, now) = (&high[..width], &low[..width], &mut now[..width]);
                             for x in 0..width {
                                 let difference = high[x] - low[x];
                                 // (I - out)² - (I - in)² = 2 (in - out) (I - (in + out) / 2), in units of (in - out)².
                                 let data = image[x] - 0.5 * (high[x] + low[x]);
                                 let surface = contour.smoothness * difference * (smooth[x] - 0.5);
-                                let now = u8::from((difference > contour.contrast) & (data + surface > 0.0));
-                                changed += usize::from(now != inside[x]);
-                                inside[x] = now;
+                                now[x] = u8::from((difference > contour.contrast) & (data + surface > 0.0));
                             }
-                            changed
+                            let changed: u32 =
+                                now.iter().zip(&*inside).map(|(now, before)| u32::from(now != before)).sum();
+                            inside.copy_from_slice(now);
+                            changed as usize
                         },
                     )
                 },

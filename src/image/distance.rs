@@ -2,7 +2,10 @@
 
 use rayon::prelude::*;
 
-use super::Volume;
+use super::{
+    Volume,
+    separable::{Combine, separable},
+};
 
 /// For every voxel the distance in µm to the nearest voxel that is 0, centre to centre; 0 where the voxel is 0 itself. Where there is
 /// no voxel that is 0, all distances are infinite. `voxel_um`: size of a voxel (Z, Y, X).
@@ -14,6 +17,39 @@ pub fn distance(mask: &Volume<u8>, voxel_um: [f64; 3]) -> Volume<f32> {
     let mut squared = squared_distance(mask, voxel_um);
     squared.data.par_iter_mut().for_each(|value| *value = value.sqrt());
     squared
+}
+
+/// [`distance`] where it is at most `limit_um`, infinite elsewhere: much faster where that is a few voxels.
+#[must_use]
+pub fn distance_within(mask: &Volume<u8>, voxel_um: [f64; 3], limit_um: f32) -> Volume<f32> {
+    let squares = voxel_um.map(|length| {
+        let step = length as f32;
+        (0..=(limit_um / step).ceil() as usize).map(|voxels| (voxels as f32 * step) * (voxels as f32 * step)).collect()
+    });
+    let mut out = Volume::filled(mask.size, 0.0);
+    let value = |inside| if inside == 0 { 0.0 } else { f32::INFINITY };
+    separable::<LeastSum, u8>(mask, value, &squares, &mut out, &mut Vec::new());
+    out.data.par_iter_mut().for_each(|value| {
+        let distance = value.sqrt();
+        *value = if distance <= limit_um { distance } else { f32::INFINITY };
+    });
+    out
+}
+
+/// The lowest of the parabolas that stand on the voxels.
+struct LeastSum;
+
+impl Combine for LeastSum {
+    #[inline(always)]
+    fn centre(_: f32, value: f32) -> f32 {
+        value
+    }
+
+    #[inline(always)]
+    fn pair(so_far: f32, square: f32, before: f32, after: f32) -> f32 {
+        let nearest = square + if before < after { before } else { after };
+        if nearest < so_far { nearest } else { so_far }
+    }
 }
 
 /// The square of [`distance`], µm².
@@ -168,6 +204,9 @@ mod tests {
         ] {
             let mask = noise(size).map(|&value| u8::from(value < empty));
             let got = distance(&mask, voxel);
+            let limit = 2.0 * voxel[1] as f32;
+            let near = got.map(|&value| if value <= limit { value } else { f32::INFINITY });
+            assert_eq!(distance_within(&mask, voxel, limit), near);
             for z in 0..size[0] {
                 for y in 0..size[1] {
                     for x in 0..size[2] {

@@ -1,6 +1,8 @@
 //! Binary shapes: holes, growing and shrinking.
 
-use super::{Connectivity, Volume, components, distance};
+use rayon::prelude::*;
+
+use super::{Connectivity, Volume, components, distance_within};
 
 /// Fills holes: background that no path through faces joins to the border of the volume.
 #[must_use]
@@ -26,12 +28,12 @@ pub fn fill_holes(mask: &Volume<u8>) -> Volume<u8> {
 #[must_use]
 pub fn fill_holes_in_planes(mask: &Volume<u8>) -> Volume<u8> {
     let plane = mask.size[1] * mask.size[2];
-    let mut out = Vec::with_capacity(mask.data.len());
-    for data in mask.data.chunks_exact(plane.max(1)) {
+    let mut out = mask.clone();
+    out.data.par_chunks_exact_mut(plane.max(1)).for_each(|data| {
         let filled = fill_holes_of_plane(Volume::new([1, mask.size[1], mask.size[2]], data.to_vec()));
-        out.extend(filled.data);
-    }
-    Volume::new(mask.size, out)
+        data.copy_from_slice(&filled.data);
+    });
+    out
 }
 
 fn fill_holes_of_plane(plane: Volume<u8>) -> Volume<u8> {
@@ -51,8 +53,8 @@ fn fill_holes_of_plane(plane: Volume<u8>) -> Volume<u8> {
 /// Takes away what is thinner than a ball of this radius (µm): opening by a ball, by two distance transforms.
 #[must_use]
 pub fn open(mask: &Volume<u8>, voxel_um: [f64; 3], radius_um: f32) -> Volume<u8> {
-    let deep = distance(mask, voxel_um).map(|&depth| u8::from(depth <= radius_um));
-    distance(&deep, voxel_um).map(|&away| u8::from(away < radius_um)).and(mask)
+    let deep = distance_within(mask, voxel_um, radius_um).map(|&depth| u8::from(depth <= radius_um));
+    distance_within(&deep, voxel_um, radius_um).map(|&away| u8::from(away < radius_um)).and(mask)
 }
 
 impl Volume<u8> {

@@ -1,5 +1,6 @@
 //! `segment-align`: from fields of view to aligned single cells.
 
+use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -180,7 +181,7 @@ impl StageKind for SegmentAlign {
     type Params = Params;
 
     const NAME: &'static str = "segment-align";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const ABOUT: &'static str = "finds the cells of each field and turns each into an aligned image of its own";
 
     fn inputs(_: Option<&Params>) -> Vec<Input> {
@@ -332,13 +333,12 @@ fn one_field(
     let frame = Frame { size: params.size, voxel_um: [params.voxel_size; 3] };
     let cells = regions(&found.cell, found.highest);
     let nuclei = regions(&found.nucleus, found.highest);
-    let mut rows = Vec::new();
-    let mut files = Files::new();
-    for label in 1..=found.highest {
+    let one_cell = |label: u32| {
         let index = label as usize - 1;
         let (cell, nucleus) = (cells[index].as_ref(), nuclei[index].as_ref());
-        let Some(any) = cell.or(nucleus) else { continue };
+        let Some(any) = cell.or(nucleus) else { return Ok(None) };
         let row = measure(params, &found, label, any, nucleus, voxel_um, &frame, stack.size);
+        let mut files = Files::new();
         if let (true, Some(nucleus)) = (row.reason.is_empty(), nucleus) {
             context.check()?;
             let pose = Pose::of(&found.cell, label, any, nucleus, voxel_um);
@@ -359,7 +359,13 @@ fn one_field(
             files.push((image_file(label), image.encode(description)?));
             files.push((picture_file(label), cell_picture(&image, description).to_png()));
         }
+        Ok(Some((row, files)))
+    };
+    let made = (1..=found.highest).into_par_iter().map(one_cell).collect::<Result<Vec<_>, StageError>>()?;
+    let (mut rows, mut files) = (Vec::new(), Files::new());
+    for (row, of_cell) in made.into_iter().flatten() {
         rows.push(row);
+        files.extend(of_cell);
     }
     files.push((OVERLAY.to_owned(), overlay(&membrane, &dna, &found, &rows, voxel_um).to_png()));
     files.push((ROWS.to_owned(), serde_json::to_vec(&rows).expect("plain data")));
@@ -392,11 +398,21 @@ fn segment(
             known.nucleus.size, dna.size
         )));
     }
-    let (nucleus, count) = match known {
+    let cells = CellsParams {
+        median_um: params.median_radius,
+        membrane_um: params.membrane_scale,
+        reach_um: params.membrane_reach,
+        wall: params.wall as f32,
+        vesicle_um3: params.vesicle_volume,
+        gap_um: params.gap as f32,
+        space_um3: params.cell_volume[0] / 10.0,
+    };
+    let find_walls = || walls(membrane, voxel_um, &cells);
+    let ((nucleus, count), walls) = match known {
         Some(known) if known.cell.data.iter().any(|&label| label != 0) => return Ok(numbered_alike(known)),
         Some(known) => {
             let count = known.nucleus.data.iter().copied().max().unwrap_or(0);
-            (known.nucleus, count)
+            ((known.nucleus, count), find_walls())
         }
         None => {
             let settings = NucleiParams {
@@ -408,22 +424,11 @@ fn segment(
                 neck: params.nucleus_neck as f32,
                 smallest_um3: params.nucleus_least,
             };
-            nuclei(dna, voxel_um, &settings)
+            rayon::join(|| nuclei(dna, voxel_um, &settings), find_walls)
         }
     };
     context.check()?;
-    let settings = CellsParams {
-        median_um: params.median_radius,
-        membrane_um: params.membrane_scale,
-        reach_um: params.membrane_reach,
-        wall: params.wall as f32,
-        vesicle_um3: params.vesicle_volume,
-        gap_um: params.gap as f32,
-        space_um3: params.cell_volume[0] / 10.0,
-    };
-    let walls = walls(membrane, voxel_um, &settings);
-    context.check()?;
-    let territories = territories(&walls, &nucleus, count, voxel_um, &settings);
+    let territories = territories(&walls, &nucleus, count, voxel_um, &cells);
     context.check()?;
     let (nucleus, _, territories) = join_mitotic(&nucleus, count, territories, dna, params.mitotic_brightness as f32);
     context.check()?;
@@ -572,7 +577,7 @@ fn outputs(
     let mut tables = ArtifactWriter::new(ArtifactType::Tables, blobs);
     table.write(&mut tables, "cells")?;
     excluded.write(&mut tables, "excluded")?;
-    let figures = FigureSet(vec![
+    let draw_fields = || {
         overlays.figure(
             "fields",
             "Segmentation",
@@ -580,7 +585,9 @@ fn outputs(
             "Membrane (magenta) and DNA (cyan) in the plane through the middle of the nuclei, and below it a section along x through \
              the middle of the field. White: cells that are kept; grey: those that are left out; yellow: nuclei.",
             Some(excluded),
-        ),
+        )
+    };
+    let draw_cells = || {
         gallery.scale_bar(pixel_um).legend(REFERENCE).figure(
             "aligned-cells",
             "Cells",
@@ -588,8 +595,10 @@ fn outputs(
             "Maximum projections from above and from the side of each cell, its major axis upright, its nucleus in the middle. \
              What lies outside the cell is darkened; outlines are those of cell and nucleus in projection.",
             Some(table.clone()),
-        ),
-    ]);
+        )
+    };
+    let (of_fields, of_cells) = rayon::join(draw_fields, draw_cells);
+    let figures = FigureSet(vec![of_fields, of_cells]);
     Ok([
         ("cells".to_owned(), cells.finish(&table)?),
         ("labels".to_owned(), labels.finish()?),

@@ -1,7 +1,10 @@
 //! Cells by the seeded watershed of the membrane.
 
+use rayon::prelude::*;
+
 use crate::image::{
-    Connectivity, Volume, coarse::Grid, components, distance, gaussian, label_counts, median, sheets, watershed,
+    Connectivity, Volume, coarse::Grid, components, distance_within, gaussian, label_counts, median, sheets, simd,
+    watershed,
 };
 
 /// How cells are found. Lengths in µm.
@@ -62,25 +65,35 @@ pub fn walls(membrane: &Volume<f32>, voxel_um: [f64; 3], params: &CellsParams) -
 /// that the space between walls does not count).
 fn normalise(walls: &mut Volume<f32>, voxel_um: [f64; 3], [across, along]: [f64; 2]) {
     let grid = Grid::new(walls.size, voxel_um, 0.8);
-    let [squares, values] = grid.sums(|at| [walls.data[at] * walls.data[at], walls.data[at]]);
+    let [squares, values] = grid.sums([walls], |[wall]| [wall * wall, wall]);
     let total = |volume: &Volume<f32>| volume.data.iter().map(|&value| f64::from(value)).sum::<f64>();
     let typical = (total(&squares) / total(&values).max(1e-9)) as f32;
     let sigma = [grid.sigma(along, voxel_um)[0], grid.sigma(across, voxel_um)[1], grid.sigma(across, voxel_um)[2]];
     let (squares, values) = (gaussian(&squares, sigma), gaussian(&values, sigma));
     let level = squares.data.iter().zip(&values.data).map(|(s, v)| s / v.max(1e-9) + 0.15 * typical).collect();
-    let level = Volume::new(squares.size, level);
+    let level = grid.stretched(&Volume::new(squares.size, level));
     let [_, height, width] = walls.size;
-    let (mut scratch, mut levels) = (Vec::new(), vec![0.0; width]);
-    for (row, values) in walls.data.chunks_mut(width).enumerate() {
-        grid.row(&level, row / height, row % height, &mut scratch, &mut levels);
-        for (value, level) in values.iter_mut().zip(&levels) {
-            *value = (*value / (2.0 * level)).min(1.0);
-        }
-    }
+    walls.data.par_chunks_mut(width).enumerate().for_each_init(
+        || vec![0.0; width],
+        |levels, (row, values)| {
+            simd::dispatch(
+                #[inline(always)]
+                || {
+                    grid.row(&level, row / height, row % height, levels);
+                    for (value, level) in values.iter_mut().zip(&*levels) {
+                        *value = (*value / (2.0 * level)).min(1.0);
+                    }
+                },
+            );
+        },
+    );
 }
 
 /// The landscape falls up to this distance from a wall, µm.
 const FAR_UM: f32 = 2.5;
+
+/// The medium is seeded where nuclei are farther than this, µm.
+const CLEAR_UM: f32 = 2.0;
 
 /// What the watershed gave.
 #[derive(Clone, Debug)]
@@ -108,7 +121,8 @@ pub fn territories(
     params: &CellsParams,
 ) -> Territories {
     let [depth, height, width] = walls.size;
-    let away = distance(&walls.map(|&value| u8::from(value <= params.wall)), voxel_um);
+    let walled = walls.map(|&value| u8::from(value <= params.wall));
+    let away = distance_within(&walled, voxel_um, FAR_UM.max(params.gap_um));
     let mut landscape = walls.clone();
     for (level, &away) in landscape.data.iter_mut().zip(&away.data) {
         *level = if away == 0.0 { 0.5 + 0.5 * *level } else { 0.5 * (1.0 - (away / FAR_UM).min(1.0)) };
@@ -117,11 +131,11 @@ pub fn territories(
     // The medium: what lies open to the first and the last plane, away from nuclei.
     let medium = count + 1;
     let mut seeds = nuclei.clone();
-    let from_nuclei = distance(&nuclei.map(|&label| u8::from(label == 0)), voxel_um);
+    let from_nuclei = distance_within(&nuclei.map(|&label| u8::from(label == 0)), voxel_um, CLEAR_UM);
     for z in [0, depth - 1] {
         let plane = z * height * width;
         for at in plane..plane + height * width {
-            if from_nuclei.data[at] > 2.0 {
+            if from_nuclei.data[at] > CLEAR_UM {
                 seeds.data[at] = medium;
             }
         }

@@ -1,8 +1,10 @@
 //! Nuclei by active contours.
 
+use rayon::prelude::*;
+
 use crate::image::{
-    Connectivity, Contour, Volume, active_contour, basins, components, distance, fill_holes, fill_holes_in_planes,
-    label_counts, median, open, otsu,
+    Connectivity, Contour, Volume, active_contour, basins, components, distance, distance_within, fill_holes,
+    fill_holes_in_planes, label_counts, median, open, otsu,
 };
 
 /// How nuclei are found. Lengths in µm.
@@ -46,7 +48,7 @@ pub fn nuclei(dna: &Volume<f32>, voxel_um: [f64; 3], params: &NucleiParams) -> (
 
     // A start: Otsu's threshold of the logarithm, so that a mitotic nucleus, many times brighter, does not hide the others.
     let lowest = image.data.iter().copied().fold(f32::INFINITY, f32::min);
-    let log = image.map(|value| (value - lowest + 1.0).ln());
+    let log = Volume::new(image.size, image.data.par_iter().map(|value| (value - lowest + 1.0).ln()).collect());
     let threshold = otsu(&log).exp() + lowest - 1.0;
     let start = image.map(|&value| u8::from(value > threshold));
     let (mut sums, mut counts) = ([0.0_f64; 2], [0.0_f64; 2]);
@@ -96,9 +98,10 @@ fn with_chromosomes(
     if (outside as f64) < least / 4.0 {
         return solid;
     }
-    let away = distance(&bright.map(|&bright| 1 - bright), voxel_um);
+    let away = distance_within(&bright.map(|&bright| 1 - bright), voxel_um, BETWEEN_UM);
     let wide = away.map(|&away| u8::from(away <= BETWEEN_UM));
-    let closed = distance(&wide, voxel_um).map(|&depth| u8::from(depth > BETWEEN_UM - MASS_UM));
+    let shrink = BETWEEN_UM - MASS_UM;
+    let closed = distance_within(&wide, voxel_um, shrink).map(|&depth| u8::from(depth > shrink));
     let (masses, count) = components(&fill_holes(&closed), Connectivity::Faces);
     let mut voxels = vec![[0_usize; 2]; count as usize + 1];
     for (&mass, &solid) in masses.data.iter().zip(&solid.data) {
