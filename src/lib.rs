@@ -20,6 +20,7 @@
 //! | [`image`] | volumes, OME-TIFF, filters, morphology, watershed, geometry |
 //! | [`stats`] | PCA, regression, correlation |
 //! | [`store`] | content-addressed blobs, action entries, leases, garbage collection, verification |
+//! | [`simd`] | vector instructions: which ones the processor has, and code compiled for them |
 
 pub mod artifact;
 pub mod cli;
@@ -31,6 +32,7 @@ pub mod image;
 pub mod model;
 pub mod nn;
 pub mod plan;
+pub mod simd;
 pub mod spec;
 pub mod stages;
 pub mod stats;

@@ -21,6 +21,8 @@ use clap::{Parser, Subcommand};
 
 pub use failure::Failure;
 
+use crate::simd::Instructions;
+
 /// Learns from 3D microscopy how cells are organised, in one command
 ///
 /// A pipeline is a TOML file that names stages and what each takes from the others. statcell runs what is not in the
@@ -34,6 +36,10 @@ pub use failure::Failure;
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
+    /// Vector instructions used at most; all give the same bytes
+    #[arg(long, global = true, env = "STATCELL_INSTRUCTIONS", value_name = "SET", hide_short_help = true)]
+    #[arg(value_parser = ["avx512", "avx2", "portable"])]
+    instructions: Option<String>,
 }
 
 #[derive(Subcommand, Debug)]
@@ -55,6 +61,9 @@ enum Command {
 /// # Errors
 /// [`Failure`], with the exit code and what to tell the user.
 pub fn execute(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
+    if let Some(name) = &cli.instructions {
+        Instructions::limit(name);
+    }
     match &cli.command {
         Command::Run(args) => run::run(args, out),
         Command::Plan(args) => plan::plan(args, out),

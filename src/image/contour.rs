@@ -6,8 +6,8 @@ use super::{
     Volume,
     coarse::Grid,
     gaussian::{gaussian, gaussian_into},
-    simd,
 };
+use crate::simd;
 
 /// How a contour is found. Lengths in µm.
 #[derive(Clone, Copy, Debug)]

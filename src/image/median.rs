@@ -2,7 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::{Volume, simd};
+use super::Volume;
+use crate::simd;
 
 /// Voxels of a row that are worked on together.
 const LANES: usize = 64;

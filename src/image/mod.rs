@@ -19,7 +19,6 @@ mod region;
 pub mod segmentation;
 mod separable;
 mod sheet;
-pub(crate) mod simd;
 mod stack;
 #[cfg(test)]
 pub(crate) mod testing;

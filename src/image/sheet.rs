@@ -2,7 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::{Volume, gaussian, simd};
+use super::{Volume, gaussian};
+use crate::simd;
 
 /// How much each voxel looks like part of a bright sheet of a thickness of about `scale_um`: 0 where it does not; the grey values by which a
 /// sheet stands out.

@@ -5,6 +5,8 @@
 //! gradient the rows are (tap, input channel), k runs over pixels. Every lane adds its products in the order of k with
 //! fused multiply-adds, so the bits are the same on every instruction set that has them, whatever the block's shape.
 
+use crate::simd::Instructions;
+
 /// Lanes of a block: output channels that are computed together.
 pub const LANES: usize = 32;
 /// Rows of a block.
@@ -139,7 +141,7 @@ unsafe fn dots_avx2(
 ) {
     // The compiler makes vector instructions of the plain loops here.
     // SAFETY: the caller's promise is passed on.
-    unsafe { dots_plain::<true>(rows, b, step_b, channels, segments, strands) }
+    unsafe { dots_plain(rows, b, step_b, channels, segments, strands) }
 }
 
 unsafe fn dots_portable(
@@ -151,15 +153,11 @@ unsafe fn dots_portable(
     strands: &mut [[[f32; STRANDS]; 2]; ROWS],
 ) {
     // SAFETY: the caller's promise is passed on.
-    unsafe {
-        dots_plain::<{ cfg!(any(target_feature = "fma", target_arch = "aarch64")) }>(
-            rows, b, step_b, channels, segments, strands,
-        )
-    }
+    unsafe { dots_plain(rows, b, step_b, channels, segments, strands) }
 }
 
 #[inline(always)]
-unsafe fn dots_plain<const FUSED: bool>(
+unsafe fn dots_plain(
     rows: &[*const f32; ROWS],
     b: *const f32,
     step_b: usize,
@@ -180,41 +178,11 @@ unsafe fn dots_plain<const FUSED: bool>(
                 };
                 for (a, b) in a.chunks(STRANDS).zip(b.chunks(STRANDS)) {
                     for ((strand, a), b) in strands.iter_mut().zip(a).zip(b) {
-                        *strand = if FUSED { a.mul_add(*b, *strand) } else { a * b + *strand };
+                        *strand = a.mul_add(*b, *strand);
                     }
                 }
             }
         }
-    }
-}
-
-/// Which instructions the processor has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Instructions {
-    /// AVX-512F.
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-    /// AVX2 with fused multiply-add.
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    /// Whatever the compiler's target has.
-    Portable,
-}
-
-impl Instructions {
-    /// The best that this processor has.
-    #[must_use]
-    pub fn detect() -> Self {
-        #[cfg(target_arch = "x86_64")]
-        {
-            if is_x86_feature_detected!("avx512f") {
-                return Self::Avx512;
-            }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                return Self::Avx2;
-            }
-        }
-        Self::Portable
     }
 }
 
@@ -372,12 +340,6 @@ unsafe fn avx2(
     }
 }
 
-/// One product added: fused where the target can, so that the bits are those of the vector kernels.
-#[inline(always)]
-fn fused(a: f32, b: f32, sum: f32) -> f32 {
-    if cfg!(any(target_feature = "fma", target_arch = "aarch64")) { a.mul_add(b, sum) } else { a * b + sum }
-}
-
 unsafe fn portable(
     block: &mut Block,
     rows: &[*const f32; ROWS],
@@ -395,7 +357,7 @@ unsafe fn portable(
                 for (sums, row) in block.iter_mut().zip(rows) {
                     let value = *row.offset(segment.a).add(k * step_a);
                     for (sum, &operand) in sums.iter_mut().zip(operand) {
-                        *sum = fused(value, operand, *sum);
+                        *sum = value.mul_add(operand, *sum);
                     }
                 }
             }

@@ -1,7 +1,7 @@
 //! Feature maps: images in channels-last order, with a border of zeros where a convolution needs one.
 
 use super::parallel::{self, Shared};
-use crate::image::simd;
+use crate::simd;
 
 /// The extent of feature maps: images × Z × Y × X × channels, channels contiguous, inside a border of zeros.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Batch normalisation, in the pieces that the networks fuse with what stands beside it.
 
 use super::{maps::Maps, parallel};
-use crate::image::simd;
+use crate::simd;
 
 /// ε of batch normalisation.
 pub const EPSILON: f64 = 1e-5;

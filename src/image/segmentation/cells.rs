@@ -3,9 +3,9 @@
 use rayon::prelude::*;
 
 use crate::image::{
-    Connectivity, Volume, coarse::Grid, components, distance_within, gaussian, label_counts, median, sheets, simd,
-    watershed,
+    Connectivity, Volume, coarse::Grid, components, distance_within, gaussian, label_counts, median, sheets, watershed,
 };
+use crate::simd;
 
 /// How cells are found. Lengths in µm.
 #[derive(Clone, Copy, Debug)]

@@ -3,10 +3,13 @@
 use std::ops::Range;
 
 use super::super::{Direction, Window};
-use crate::nn::{
-    kernel::{Block, FEW, Instructions, LANES, ROWS, Segment, multiply_add},
-    maps::{Maps, Shape},
-    parallel::{self, Shared},
+use crate::{
+    nn::{
+        kernel::{Block, FEW, LANES, ROWS, Segment, multiply_add},
+        maps::{Maps, Shape},
+        parallel::{self, Shared},
+    },
+    simd::Instructions,
 };
 
 /// See [`crate::nn::weight_gradient`].

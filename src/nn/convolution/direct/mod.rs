@@ -8,10 +8,13 @@ use std::ops::Range;
 pub(super) use gradient::weight_gradient;
 
 use super::{Direction, Finish, Operands, Roles, Weights, Window, lattices};
-use crate::nn::{
-    kernel::{Instructions, LANES, ROWS, Segment, dots, multiply_add},
-    maps::{Maps, Shape},
-    parallel::{self, Shared},
+use crate::{
+    nn::{
+        kernel::{LANES, ROWS, Segment, dots, multiply_add},
+        maps::{Maps, Shape},
+        parallel::{self, Shared},
+    },
+    simd::Instructions,
 };
 
 /// The output voxels that see the same taps, and those taps.

@@ -4,15 +4,16 @@ use std::{cell::RefCell, ops::Range};
 
 use super::{
     super::{Lattice, Operands, Roles, Weights, lattices},
-    Class, POINTS, SCRATCH, SIDE, SUMMED, Scratch, Stretch, TILES, aligned, enough,
-    lanes::{Lanes, WithLanes, with_lanes},
-    patch, signed,
+    Class, POINTS, SCRATCH, SIDE, SUMMED, Scratch, Stretch, TILES, aligned, enough, patch, signed,
     transform::{both, of_patch, of_taps, to_outputs, to_points},
 };
-use crate::nn::{
-    kernel::{Block, Instructions, LANES, ROWS, Segment, multiply_add},
-    maps::{Maps, Shape},
-    parallel::{self, Shared},
+use crate::{
+    nn::{
+        kernel::{Block, LANES, ROWS, Segment, multiply_add},
+        maps::{Maps, Shape},
+        parallel::{self, Shared},
+    },
+    simd::{Instructions, Lanes, WithLanes, with_lanes},
 };
 
 /// Blocks of 32 output channels that are worked on together.

@@ -4,15 +4,16 @@ use std::{cell::RefCell, ops::Range};
 
 use super::{
     super::{Direction, Lattice, Window, lattices},
-    Class, POINTS, SCRATCH, SIDE, Scratch, Stretch, TILES, enough,
-    lanes::{Lanes, WithLanes, with_lanes},
-    patch, signed,
+    Class, POINTS, SCRATCH, SIDE, Scratch, Stretch, TILES, enough, patch, signed,
     transform::{both, of_outputs, of_patch, to_points, to_taps},
 };
-use crate::nn::{
-    kernel::{Block, Instructions, LANES, ROWS, Segment, multiply_add},
-    maps::Maps,
-    parallel::{self, Shared},
+use crate::{
+    nn::{
+        kernel::{Block, LANES, ROWS, Segment, multiply_add},
+        maps::Maps,
+        parallel::{self, Shared},
+    },
+    simd::{Instructions, Lanes, WithLanes, with_lanes},
 };
 
 /// Channels of each side that are worked on together.

@@ -10,7 +10,6 @@
 
 mod forward;
 mod gradient;
-mod lanes;
 mod transform;
 
 use std::cell::RefCell;

@@ -1,6 +1,7 @@
 //! The transforms between voxels or taps and points.
 
-use super::{SIDE, lanes::Lanes};
+use super::SIDE;
+use crate::simd::Lanes;
 
 /// Values at the four points of a polynomial that has two or three of them as coefficients: Bᵀ of the input.
 #[inline(always)]

@@ -1,9 +1,9 @@
-//! Some channels in one register, whatever its width.
+//! Some numbers in one register, whatever its width.
 
-use crate::nn::kernel::Instructions;
+use super::Instructions;
 
 /// Some channels side by side, as the processor takes them.
-pub(super) trait Lanes: Copy {
+pub(crate) trait Lanes: Copy {
     const COUNT: usize;
     fn zero() -> Self;
     /// # Safety
@@ -130,11 +130,11 @@ lanes!(
 );
 
 /// Work that is done in the widest registers that the processor has. `run` must be `#[inline(always)]`, all the way down.
-pub(super) trait WithLanes {
+pub(crate) trait WithLanes {
     fn run<L: Lanes>(self);
 }
 
-pub(super) fn with_lanes(instructions: Instructions, work: impl WithLanes) {
+pub(crate) fn with_lanes(instructions: Instructions, work: impl WithLanes) {
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx512f")]
