@@ -1,5 +1,5 @@
-//! One training step (forward, backward, Adam) of the paper's networks at full size: `cargo bench --bench training_step -- KIND BATCH STEPS`,
-//! KIND one of 2d, 2d-target, 3d, 3d-target.
+//! One training step (forward, backward, Adam) of the paper's networks at full size: `cargo bench --bench training_step -- KIND BATCH STEPS [SET]`,
+//! KIND one of 2d, 2d-target, 3d, 3d-target; SET the vector instructions used at most (avx512, avx2, portable).
 //!
 //! `benches/training_step.py` does the same in PyTorch; `benches/training_step.sh` runs the two in turn and prints the ratio.
 
@@ -10,6 +10,7 @@ use std::time::Instant;
 use statcell::{
     model::{Architecture, Condition, ModelKind, Vae, Workspace},
     nn::{Adam, AdamParameters, Rng},
+    simd::Instructions,
 };
 
 fn main() {
@@ -18,6 +19,9 @@ fn main() {
     let number =
         |at: usize, otherwise: usize| arguments.get(at).map_or(otherwise, |text| text.parse().expect("a number"));
     let kind = arguments.first().map_or("2d", String::as_str);
+    if let Some(name) = arguments.get(3) {
+        Instructions::limit(name);
+    }
     let (batch, steps) = (number(1, 2), number(2, 1));
     let (dimensions, target) = (if kind.starts_with("3d") { 3 } else { 2 }, kind.ends_with("target"));
     let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();

@@ -12,14 +12,13 @@ seed = 5
 
 [stages.colony]
 uses = "simulate"
-cells = 8
-structures = ["golgi", "nuclear-envelope"]
+as = "fields"
+fields = 1
+structures = []
 
 [stages.segmented]
 uses = "segment-align"
 fields = "colony.fields"
-size = [16, 40, 28]
-voxel-size = 1.2
 
 [stages.many]
 uses = "simulate"
