@@ -588,7 +588,7 @@ fn outputs(
         )
     };
     let draw_cells = || {
-        gallery.scale_bar(pixel_um).legend(REFERENCE).figure(
+        gallery.cropped().scale_bar(pixel_um).legend(REFERENCE).figure(
             "aligned-cells",
             "Cells",
             "Aligned cells",
