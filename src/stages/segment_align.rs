@@ -588,7 +588,7 @@ fn outputs(
         )
     };
     let draw_cells = || {
-        gallery.cropped().scale_bar(pixel_um).legend(REFERENCE).figure(
+        gallery.scale_bar(pixel_um).legend(REFERENCE).figure(
             "aligned-cells",
             "Cells",
             "Aligned cells",

@@ -148,5 +148,5 @@ fn gallery(
     for (caption, row) in rows {
         gallery.tile(Picture::cell(&cells.image(row)?, &cells.description, View::TopAndSide), caption);
     }
-    Ok(Some(gallery.cropped().figure(name, "Simulation", title, caption, None)))
+    Ok(Some(gallery.figure(name, "Simulation", title, caption, None)))
 }
