@@ -139,6 +139,19 @@ fn break_tiff(bytes: &mut Vec<u8>, dice: &mut Dice) {
     }
 }
 
+/// What the fuzzer found worth keeping: see `fuzz/README.md`.
+#[test]
+fn seeds_of_the_fuzzer_do_no_harm() {
+    let _alone = alone();
+    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/ome_tiff"));
+    let paths: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(paths.len() > 10, "{} seeds", paths.len());
+    for path in paths {
+        let bytes = fs::read(&path).unwrap();
+        let _ = watched(&path.display().to_string(), move || ome_tiff::read(&bytes));
+    }
+}
+
 #[test]
 fn broken_tiffs_do_no_harm() {
     let _alone = alone();
@@ -225,6 +238,29 @@ fn dimensions_that_lie_are_refused_before_memory_is_taken() {
         let result = watched(what, move || ome_tiff::read(&bytes));
         assert!(matches!(result, Err(ImageError::Damaged(_))), "{what}: {result:?}");
     }
+
+    // Tiles that reach far beyond the page and are all one and the same deflated chunk: a terabyte of zeros to unpack.
+    let (tiles, columns, rows) = (1_u32 << 16, 16, 1_u32 << 20);
+    let mut chunk = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::best());
+    std::io::Write::write_all(&mut chunk, &vec![0; (columns * rows) as usize]).unwrap();
+    let chunk = chunk.finish().unwrap();
+    let behind = 8 + 2 + 12 * 8 + 4;
+    let lengths = behind + 4 * tiles;
+    let tags = [
+        (256, 4, 1, tiles * columns),
+        (257, 4, 1, 1),
+        (258, 3, 1, 8),
+        (259, 3, 1, 8),
+        (322, 4, 1, columns),
+        (323, 4, 1, rows),
+        (324, 4, tiles, behind),
+        (325, 4, tiles, lengths),
+    ];
+    let offsets = (lengths + 4 * tiles).to_le_bytes().repeat(tiles as usize);
+    let lengths = (chunk.len() as u32).to_le_bytes().repeat(tiles as usize);
+    let bytes = tiff(&tags, &[offsets, lengths, chunk].concat());
+    let result = watched("tiles that share", move || ome_tiff::read(&bytes));
+    assert!(matches!(result, Err(ImageError::Damaged(_))), "{:?}", result.err());
 
     // A chain of directories that all point at one long list.
     let (pages, chunks) = (20_000_u32, 60_000_u32);

@@ -135,7 +135,8 @@ impl<'a> Context<'a> {
     }
 
     /// Maps over items in parallel; an item whose result is cached is not computed. `f` gives (name, bytes) of the files
-    /// that the item's result consists of. Results come in the order of the items.
+    /// that the item's result consists of. Results come in the order of the items. Where some were cached, a note tells how many
+    /// were not.
     ///
     /// # Errors
     /// The error of the first item (by order) that failed; [`StageError::Cancelled`]. Results of finished items are kept.
@@ -143,7 +144,7 @@ impl<'a> Context<'a> {
     where
         F: Fn(usize) -> Result<Vec<(String, Vec<u8>)>, StageError> + Sync,
     {
-        let done = AtomicU64::new(0);
+        let (done, computed) = (AtomicU64::new(0), AtomicU64::new(0));
         let total = items.len() as u64;
         let one = |(index, item): (usize, &Item)| {
             self.check()?;
@@ -157,12 +158,18 @@ impl<'a> Context<'a> {
                 }
                 let result = Tree::new(entries).map_err(ArtifactError::from)?;
                 self.host.remember(item, &result)?;
+                computed.fetch_add(1, Ordering::Relaxed);
                 result
             };
             self.progress(done.fetch_add(1, Ordering::Relaxed) + 1, total, unit, "");
             Ok(result)
         };
         let results: Vec<Result<Tree, StageError>> = items.par_iter().enumerate().map(one).collect();
-        results.into_iter().collect()
+        let results = results.into_iter().collect::<Result<Vec<Tree>, StageError>>()?;
+        let computed = computed.into_inner();
+        if computed < total {
+            self.note(format!("{computed} of {total} {unit} computed, the others were cached"));
+        }
+        Ok(results)
     }
 }

@@ -258,6 +258,7 @@ mod tests {
         assert_eq!(host.items(), 2);
         let three = run(&["c", "a", "b"]);
         assert_eq!(host.items(), 3);
+        assert_eq!(host.notes(), ["1 of 3 cells computed, the others were cached"]);
         for id in ["a", "b"] {
             let name = format!("images/{id}.ome.tif");
             assert_eq!(two.tree.get(&name), three.tree.get(&name));

@@ -12,15 +12,13 @@ pub(super) fn plane(file: File, page: &Page) -> Result<Pixels, ImageError> {
     let size = page.format.bytes();
     let [chunk_rows, chunk_columns] = page.chunk;
     let across = page.width.div_ceil(chunk_columns);
-    let tiled = chunk_columns != page.width || page.chunks.len() != page.height.div_ceil(chunk_rows);
-    let mut bytes = vec![0_u8; page.width * page.height * size];
+    let mut bytes = vec![0_u8; page.bytes()];
     let mut unpacked = Vec::new();
     for (index, &[offset, length]) in page.chunks.iter().enumerate() {
         let (first_row, first_column) = (index / across * chunk_rows, index % across * chunk_columns);
         let rows = chunk_rows.min(page.height - first_row);
         let columns = chunk_columns.min(page.width - first_column);
-        // A tile is always whole; the last strip ends with the page.
-        let whole_rows = if tiled { chunk_rows } else { rows };
+        let whole_rows = if page.tiled { chunk_rows } else { rows };
         let row_length = chunk_columns * size;
         unpacked.clear();
         unpacked.resize(whole_rows * row_length, 0);

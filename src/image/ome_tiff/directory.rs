@@ -12,12 +12,31 @@ pub(super) struct Page {
     pub(super) predictor: Predictor,
     /// Size of a chunk (rows, columns): a strip is as wide as the page.
     pub(super) chunk: [usize; 2],
+    /// Whether chunks are tiles: always whole, where the last strip ends with the page.
+    pub(super) tiled: bool,
     /// Where the chunks lie in the file, row by row: offset and length in bytes.
     pub(super) chunks: Vec<[usize; 2]>,
     /// `ImageDescription`.
     pub(super) description: String,
     /// Pixels per unit (Y, X), as the resolution tags say; their unit is the program's own affair.
     pub(super) resolution: Option<[f64; 2]>,
+}
+
+impl Page {
+    /// Bytes of its pixels.
+    pub(super) fn bytes(&self) -> usize {
+        self.width * self.height * self.format.bytes()
+    }
+
+    /// Bytes of its chunks once they are unpacked; no more than the largest number.
+    pub(super) fn unpacked_bytes(&self) -> usize {
+        if !self.tiled {
+            return self.bytes();
+        }
+        self.chunk
+            .iter()
+            .fold(self.chunks.len().saturating_mul(self.format.bytes()), |bytes, &side| bytes.saturating_mul(side))
+    }
 }
 
 /// The type of a pixel.
@@ -288,11 +307,11 @@ impl<'a> Tags<'a> {
             (3, Format::Real(_)) => Predictor::Real,
             (other, _) => return Err(unsupported(format!("predictor {other} with this kind of pixels"))),
         };
-        let (chunk, offsets, lengths) = match (self.number(322)?, self.number(323)?) {
-            (Some(columns), Some(rows)) => ([rows, columns], self.numbers(324)?, self.numbers(325)?),
+        let (tiled, chunk, offsets, lengths) = match (self.number(322)?, self.number(323)?) {
+            (Some(columns), Some(rows)) => (true, [rows, columns], self.numbers(324)?, self.numbers(325)?),
             _ => {
                 let rows = self.number(278)?.unwrap_or(height).min(height);
-                ([rows, width], self.numbers(273)?, self.numbers(279)?)
+                (false, [rows, width], self.numbers(273)?, self.numbers(279)?)
             }
         };
         if !(1..=1 << 20).contains(&chunk[0]) || !(1..=1 << 20).contains(&chunk[1]) {
@@ -312,7 +331,7 @@ impl<'a> Tags<'a> {
         }
         let resolution = self.rational(283).zip(self.rational(282)).map(|(y, x)| [y, x]);
         let description = self.text(270)?;
-        Ok(Some(Page { width, height, format, compression, predictor, chunk, chunks, description, resolution }))
+        Ok(Some(Page { width, height, format, compression, predictor, chunk, tiled, chunks, description, resolution }))
     }
 
     fn refuse_what_would_be_read_wrong(&self) -> Result<(), ImageError> {

@@ -60,13 +60,23 @@ pub(super) fn layout(
     if description.starts_with("ImageJ=") {
         return imagej(description, pages, resolution).map(Some);
     }
-    if description.trim_start().starts_with('<') && description.contains("<OME") || description.contains(":OME ") {
+    if is_ome(description) {
         return ome(description, pages).map(Some);
     }
-    if description.starts_with('{') && description.contains("\"shape\"") {
+    if is_shaped(description) {
         return shaped(description, pages);
     }
     Ok(None)
+}
+
+/// Whether a description is OME-XML.
+pub(super) fn is_ome(description: &str) -> bool {
+    description.trim_start().starts_with('<') && ["<OME", ":OME "].iter().any(|name| description.contains(name))
+}
+
+/// Whether a description is one of tifffile's.
+pub(super) fn is_shaped(description: &str) -> bool {
+    description.starts_with('{') && description.contains("\"shape\"")
 }
 
 /// µm of a length in `unit`.
@@ -146,7 +156,7 @@ fn shaped(description: &str, pages: usize) -> Result<Option<Layout>, ImageError>
         return Err(damaged(format!("{pages} pages, where it says the shape {shape:?}")));
     }
     let layout = match (outer, axes) {
-        ([] | [_], "") => Layout::regular(1, outer.first().copied().unwrap_or(1), PageOrder::Czyx),
+        (_, "") if outer.len() == 1 || product == Some(1) => Layout::regular(1, product.unwrap_or(1), PageOrder::Czyx),
         // Without axes there is no way to tell channels from planes.
         (_, "") => return Ok(None),
         _ if axes.len() != shape.len() || !axes.ends_with("YX") => {

@@ -84,7 +84,7 @@ pub fn read_with(bytes: &[u8], hints: Hints) -> Result<Stack, ImageError> {
 
 fn layout_of(first: &Page, pages: &[Option<Page>], proper: &[usize], hints: Hints) -> Result<Layout, ImageError> {
     // OME-XML counts every page; other programs know of no thumbnails.
-    let ome = first.description.trim_start().starts_with('<');
+    let ome = metadata::is_ome(&first.description);
     let count = if ome { pages.len() } else { proper.len() };
     let told = metadata::layout(&first.description, count, first.resolution)?;
     let mut layout = match (hints.channels, told) {
@@ -101,7 +101,7 @@ fn layout_of(first: &Page, pages: &[Option<Page>], proper: &[usize], hints: Hint
             }
         }
         (None, Some(told)) => told,
-        (None, None) if first.description.starts_with('{') => {
+        (None, None) if metadata::is_shaped(&first.description) => {
             return Err(ImageError::Unsupported(
                 "pages that may be channels or planes; say which by `axes` and `channels`".to_owned(),
             ));
@@ -126,7 +126,7 @@ fn contiguous_pages(file: File, first: &Page, count: usize) -> Result<Vec<Page>,
         end = offset + length;
         follows
     });
-    if first.compression != Compression::None || first.chunk[1] != first.width || !gapless {
+    if first.compression != Compression::None || first.tiled || !gapless {
         return Err(ImageError::Damaged(format!("one page, where its description says {count}")));
     }
     // Before anything is made for each of them.
@@ -138,6 +138,7 @@ fn contiguous_pages(file: File, first: &Page, count: usize) -> Result<Vec<Page>,
         compression: first.compression,
         predictor: first.predictor,
         chunk: [first.height, first.width],
+        tiled: false,
         chunks: vec![[first.chunks[0][0] + index * plane, plane]],
         description: String::new(),
         resolution: first.resolution,
@@ -154,12 +155,13 @@ const BATCH: usize = 64;
 
 fn pixels(file: File, pages: &[&Page]) -> Result<Pixels, ImageError> {
     let limit = file.bytes.len().saturating_mul(PER_BYTE).saturating_add(ALWAYS);
-    let bytes = pages.iter().map(|page| page.width * page.height * page.format.bytes());
-    let bytes = bytes.fold(0, usize::saturating_add);
-    let chunk = pages.iter().map(|page| page.chunk[0].saturating_mul(page.chunk[1]).saturating_mul(8)).max();
-    if bytes.max(chunk.unwrap_or(0)) > limit {
+    let total = |bytes: fn(&Page) -> usize| pages.iter().map(|page| bytes(page)).fold(0, usize::saturating_add);
+    let bytes = total(Page::bytes);
+    // Tiles reach beyond their page, perhaps far, and may share what they point at.
+    let unpacked = bytes.max(total(Page::unpacked_bytes));
+    if unpacked > limit {
         return Err(ImageError::Damaged(format!(
-            "it says {bytes} bytes of pixels, more than a file of {} bytes can hold",
+            "it says {unpacked} bytes of pixels, more than a file of {} bytes can hold",
             file.bytes.len()
         )));
     }
