@@ -73,7 +73,7 @@ fn covariance(maps: &Maps) -> (Vec<f64>, Vec<f64>) {
     let mean: Vec<f64> = norm::moments(maps).iter().map(|moments| moments.mean).collect();
     let about: Vec<f32> = mean.iter().map(|&mean| mean as f32).collect();
     let [products] = norm::sums(
-        shape.rows(),
+        &shape,
         channels * channels,
         #[inline(always)]
         |row, [sum]| {
@@ -539,7 +539,7 @@ impl<'a> Pass<'a> {
         let shape = gradient.shape();
         // Σ h and Σ h · reference, h the gradient where the condition's ReLU lets it through.
         let [sums] = norm::sums(
-            shape.rows(),
+            &shape,
             (1 + inputs) * outputs,
             #[inline(always)]
             |row, [sum]| {
@@ -611,7 +611,7 @@ impl<'a> Pass<'a> {
         let images = labels.len();
         let per_image = shape.rows() / images;
         let [sums] = norm::sums(
-            shape.rows(),
+            &shape,
             images * outputs,
             #[inline(always)]
             |row, [sum]| {
@@ -767,7 +767,7 @@ fn before_activation(gradient: &mut Maps, out: &Maps, softplus: bool) {
 fn channel_sums(maps: &Maps, out: &mut [f32]) {
     let channels = maps.shape().channels;
     let [sums] = norm::sums(
-        maps.shape().rows(),
+        &maps.shape(),
         channels,
         #[inline(always)]
         |row, [sum]| {

@@ -56,7 +56,7 @@ impl Adam {
         let (take1, take2) = ((1.0 - beta1) as f32, (1.0 - beta2) as f32);
         let (values, first, second) =
             (Shared::new(values), Shared::new(&mut self.first), Shared::new(&mut self.second));
-        let parts = count.div_ceil(1 << 15);
+        let parts = parallel::parts(count, count >> 17);
         parallel::for_each(parts, |part| {
             let range = parallel::part(count, parts, part);
             // SAFETY: the parts lie apart.

@@ -160,7 +160,7 @@ impl Maps {
     pub fn for_each_row(&mut self, f: impl Fn(usize, &mut [f32]) + Sync + Send) {
         let (shape, shared) = (self.shape, Shared::new(&mut self.data));
         let rows = shape.rows();
-        let parts = rows.min(64);
+        let parts = parallel::parts(shape.len(), rows.min(64));
         parallel::for_each(parts, |index| {
             simd::dispatch(
                 #[inline(always)]

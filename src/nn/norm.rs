@@ -1,6 +1,9 @@
 //! Batch normalisation, in the pieces that the networks fuse with what stands beside it.
 
-use super::{maps::Maps, parallel};
+use super::{
+    maps::{Maps, Shape},
+    parallel,
+};
 use crate::simd;
 
 /// ε of batch normalisation.
@@ -76,16 +79,17 @@ const ROWS_AT_ONCE: usize = 8;
 /// Parts that a sum over rows is split into, whatever the number of threads.
 const PARTS: usize = 32;
 
-/// Sums `K` numbers for each channel over all rows: `add(row number, repeated channels' sums)` adds a row's.
+/// Sums `K` numbers for each channel over all rows of maps of an extent: `add(row number, repeated channels' sums)` adds a row's.
 ///
 /// The split and the order of additions depend on the sizes alone. With `#[inline(always)]`, `add` gets wide vector instructions.
 pub fn sums<const K: usize>(
-    rows: usize,
+    shape: &Shape,
     channels: usize,
     add: impl Fn(usize, &mut [Vec<f32>; K]) + Sync + Send,
 ) -> [Vec<f64>; K] {
+    let rows = shape.rows();
     let width = repeat(&vec![(); channels]).len();
-    let parts = PARTS.min(rows.div_ceil(ROWS_AT_ONCE)).max(1);
+    let parts = parallel::parts(shape.len(), PARTS.min(rows.div_ceil(ROWS_AT_ONCE)));
     let partial = parallel::map(parts, |part| {
         let mut total: [Vec<f64>; K] = std::array::from_fn(|_| vec![0.0; channels]);
         let mut some: [Vec<f32>; K] = std::array::from_fn(|_| vec![0.0; width]);
@@ -124,7 +128,7 @@ pub fn moments(maps: &Maps) -> Vec<Moments> {
     let about = maps.row(0)[..shape.channels].to_vec();
     let repeated = repeat(&about);
     let [first, second] = sums(
-        shape.rows(),
+        &shape,
         shape.channels,
         #[inline(always)]
         |row, [first, second]| {
@@ -205,7 +209,7 @@ pub fn gradient_sums(gradient: &Maps, input: &Maps, moments: &[Moments], affine:
     let width = mean.len();
     let affine = affine.map(Affine::repeated);
     sums(
-        shape.rows(),
+        &shape,
         shape.channels,
         #[inline(always)]
         |row, [first, second]| {
@@ -274,7 +278,7 @@ pub fn propagate(gradient: &Maps, input: &Maps, of: &NormGradient, out: &mut Map
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::{Maps, Rng, Shape};
+    use crate::nn::Rng;
 
     fn random(shape: Shape, rng: &mut Rng) -> Maps {
         let mut maps = Maps::zeros(shape);

@@ -30,8 +30,19 @@ pub fn for_each(count: usize, task: impl Fn(usize) + Sync + Send) {
     }
 }
 
+/// Into how many parts work on so many floats is split, at most `most`: a part that is too small costs more to hand over than to do.
+#[must_use]
+pub fn parts(floats: usize, most: usize) -> usize {
+    /// What one core reads in some microseconds.
+    const FEWEST: usize = 8 << 10;
+    (floats / FEWEST).clamp(1, most.max(1))
+}
+
 /// The results of `task(0..count)` in order, computed on all threads.
 pub fn map<T: Send>(count: usize, task: impl Fn(usize) -> T + Sync + Send) -> Vec<T> {
+    if count <= 1 {
+        return (0..count).map(task).collect();
+    }
     (0..count).into_par_iter().with_max_len(1).map(task).collect()
 }
 

@@ -21,7 +21,7 @@ pub struct Iteration {
 }
 
 const SMALLEST_NORM: f64 = 1e-12;
-/// Parts that a sum over the weights is split into, whatever the number of threads.
+/// Parts at most that a sum over the weights is split into, whatever the number of threads.
 const PARTS: usize = 16;
 
 /// Σ a·b, added in 32 interleaved sums.
@@ -49,8 +49,9 @@ fn rows_times(weights: Weights, vector: &[f32]) -> Vec<f32> {
     let rows = weights.values.len() / weights.outputs;
     let mut out = vec![0.0; rows];
     let shared = Shared::new(&mut out);
-    parallel::for_each(PARTS, |part| {
-        for row in parallel::part(rows, PARTS, part) {
+    let parts = parallel::parts(weights.values.len(), PARTS);
+    parallel::for_each(parts, |part| {
+        for row in parallel::part(rows, parts, part) {
             let values = &weights.values[row * weights.outputs..(row + 1) * weights.outputs];
             // SAFETY: every row has its own place.
             unsafe { *shared.pointer().add(row) = dot(values, vector) as f32 };
@@ -68,9 +69,10 @@ fn sum_of_rows(
 ) -> Vec<f32> {
     let (outputs, rows) = (weights.outputs, weights.values.len() / weights.outputs);
     let length = rows_out * outputs;
-    let partial = parallel::map(PARTS, |part| {
+    let parts = parallel::parts(weights.values.len(), PARTS);
+    let partial = parallel::map(parts, |part| {
         let mut sum = vec![0.0f32; length];
-        for row in parallel::part(rows, PARTS, part) {
+        for row in parallel::part(rows, parts, part) {
             let (factor, at) = (factor(row), target(row) * outputs);
             let values = &weights.values[row * outputs..(row + 1) * outputs];
             sum[at..at + outputs].iter_mut().zip(values).for_each(|(sum, value)| *sum += factor * value);
@@ -118,8 +120,9 @@ impl Iteration {
     pub fn gradient(&self, weights: Weights, by_inputs: bool, gradient: &mut [f32]) {
         let (inputs, outputs, length) = (weights.inputs, weights.outputs, weights.values.len());
         let known = &*gradient;
-        let parts = parallel::map(PARTS, |part| {
-            let range = parallel::part(length, PARTS, part);
+        let parts = parallel::parts(length, PARTS);
+        let products = parallel::map(parts, |part| {
+            let range = parallel::part(length, parts, part);
             range
                 .clone()
                 .step_by(1 << 14)
@@ -130,11 +133,11 @@ impl Iteration {
                 .sum::<f64>()
         });
         let inverse = 1.0 / self.sigma;
-        let along = (parts.iter().sum::<f64>() / f64::from(self.sigma)) as f32;
+        let along = (products.iter().sum::<f64>() / f64::from(self.sigma)) as f32;
         let rows = length / outputs;
         let shared = Shared::new(gradient);
-        parallel::for_each(PARTS, |part| {
-            for row in parallel::part(rows, PARTS, part) {
+        parallel::for_each(parts, |part| {
+            for row in parallel::part(rows, parts, part) {
                 // SAFETY: every row is one task's own.
                 let gradient = unsafe { std::slice::from_raw_parts_mut(shared.pointer().add(row * outputs), outputs) };
                 let (factor, vector) = if by_inputs {

@@ -154,8 +154,8 @@ fn transpose(rows: &[f32], length: usize, out: &mut [f32]) {
 
 /// Panels that stay in a core's second-level cache.
 const PANEL_FLOATS: usize = 96 * 1024;
-/// Multiply-adds of one task, about: a fraction of a millisecond.
-const TASK_WORK: usize = 8 << 20;
+/// Multiply-adds of one task, about: some tens of microseconds.
+const TASK_WORK: usize = 2 << 20;
 
 /// See [`super::apply`].
 pub(super) fn apply(operands: &Operands, output: &mut Maps, panels: &mut Vec<f32>) {
