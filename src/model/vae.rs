@@ -436,7 +436,7 @@ impl Vae {
 fn squared_errors(a: &Maps, b: &Maps) -> Vec<f64> {
     let shape = a.shape();
     let per_image = shape.rows() / shape.images;
-    let rows = crate::nn::parallel::map(shape.images * shape.size[0], |plane| {
+    let rows = crate::nn::parallel::map(shape.images * shape.size[0], shape.len(), |plane| {
         let rows = plane * shape.size[1]..(plane + 1) * shape.size[1];
         rows.map(|row| {
             let mut lanes = [0.0f32; 16];

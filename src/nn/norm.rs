@@ -89,8 +89,8 @@ pub fn sums<const K: usize>(
 ) -> [Vec<f64>; K] {
     let rows = shape.rows();
     let width = repeat(&vec![(); channels]).len();
-    let parts = parallel::parts(shape.len(), PARTS.min(rows.div_ceil(ROWS_AT_ONCE)));
-    let partial = parallel::map(parts, |part| {
+    let parts = PARTS.min(rows.div_ceil(ROWS_AT_ONCE)).max(1);
+    let partial = parallel::map(parts, shape.len(), |part| {
         let mut total: [Vec<f64>; K] = std::array::from_fn(|_| vec![0.0; channels]);
         let mut some: [Vec<f32>; K] = std::array::from_fn(|_| vec![0.0; width]);
         let range = parallel::part(rows, parts, part);

@@ -38,9 +38,9 @@ pub fn parts(floats: usize, most: usize) -> usize {
     (floats / FEWEST).clamp(1, most.max(1))
 }
 
-/// The results of `task(0..count)` in order, computed on all threads.
-pub fn map<T: Send>(count: usize, task: impl Fn(usize) -> T + Sync + Send) -> Vec<T> {
-    if count <= 1 {
+/// The results of `task(0..count)` in order, computed on all threads, or on this one if all of it is work on only so few `floats`.
+pub fn map<T: Send>(count: usize, floats: usize, task: impl Fn(usize) -> T + Sync + Send) -> Vec<T> {
+    if parts(floats, count) == 1 {
         return (0..count).map(task).collect();
     }
     (0..count).into_par_iter().with_max_len(1).map(task).collect()

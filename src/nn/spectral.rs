@@ -21,7 +21,7 @@ pub struct Iteration {
 }
 
 const SMALLEST_NORM: f64 = 1e-12;
-/// Parts at most that a sum over the weights is split into, whatever the number of threads.
+/// Parts that a sum over the weights is split into, whatever the number of threads.
 const PARTS: usize = 16;
 
 /// Σ a·b, added in 32 interleaved sums.
@@ -69,10 +69,9 @@ fn sum_of_rows(
 ) -> Vec<f32> {
     let (outputs, rows) = (weights.outputs, weights.values.len() / weights.outputs);
     let length = rows_out * outputs;
-    let parts = parallel::parts(weights.values.len(), PARTS);
-    let partial = parallel::map(parts, |part| {
+    let partial = parallel::map(PARTS, weights.values.len(), |part| {
         let mut sum = vec![0.0f32; length];
-        for row in parallel::part(rows, parts, part) {
+        for row in parallel::part(rows, PARTS, part) {
             let (factor, at) = (factor(row), target(row) * outputs);
             let values = &weights.values[row * outputs..(row + 1) * outputs];
             sum[at..at + outputs].iter_mut().zip(values).for_each(|(sum, value)| *sum += factor * value);
@@ -120,9 +119,8 @@ impl Iteration {
     pub fn gradient(&self, weights: Weights, by_inputs: bool, gradient: &mut [f32]) {
         let (inputs, outputs, length) = (weights.inputs, weights.outputs, weights.values.len());
         let known = &*gradient;
-        let parts = parallel::parts(length, PARTS);
-        let products = parallel::map(parts, |part| {
-            let range = parallel::part(length, parts, part);
+        let products = parallel::map(PARTS, length, |part| {
+            let range = parallel::part(length, PARTS, part);
             range
                 .clone()
                 .step_by(1 << 14)
@@ -136,6 +134,7 @@ impl Iteration {
         let along = (products.iter().sum::<f64>() / f64::from(self.sigma)) as f32;
         let rows = length / outputs;
         let shared = Shared::new(gradient);
+        let parts = parallel::parts(length, PARTS);
         parallel::for_each(parts, |part| {
             for row in parallel::part(rows, parts, part) {
                 // SAFETY: every row is one task's own.
