@@ -52,8 +52,37 @@ pub fn part(count: usize, parts: usize, index: usize) -> std::ops::Range<usize> 
     count * index / parts..count * (index + 1) / parts
 }
 
+/// A sum that `groups` groups of `tasks` tasks share: each group has sums of its own, of `out`'s length, that are added up in order at the
+/// end. `task(group, number, sums)` writes its part of its group's sums, which no other task writes. `scratch` is for them.
+pub(super) fn sum_of_groups(
+    out: &mut [f32],
+    scratch: &mut Vec<f32>,
+    groups: usize,
+    tasks: usize,
+    task: impl Fn(usize, usize, *mut f32) + Sync + Send,
+) {
+    let length = out.len();
+    let target: &mut [f32] = if groups == 1 {
+        &mut *out
+    } else {
+        if scratch.len() < groups * length {
+            scratch.resize(groups * length, 0.0);
+        }
+        scratch
+    };
+    let shared = Shared::new(target);
+    for_each(groups * tasks, |index| {
+        let group = index / tasks;
+        // SAFETY: there is room for the sums of every group.
+        task(group, index % tasks, unsafe { shared.pointer().add(group * length) });
+    });
+    if groups > 1 {
+        add_up(out, &scratch[..groups * length]);
+    }
+}
+
 /// The sum of parts of `out`'s length that lie one behind the other, added in their order.
-pub(super) fn add_up(out: &mut [f32], all: &[f32]) {
+fn add_up(out: &mut [f32], all: &[f32]) {
     let length = out.len();
     let parts = 32.min(length);
     let shared = Shared::new(out);

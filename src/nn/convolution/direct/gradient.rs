@@ -7,7 +7,7 @@ use crate::{
     nn::{
         kernel::{Block, FEW, LANES, ROWS, Segment, multiply_add},
         maps::{Maps, Shape},
-        parallel::{self, Shared},
+        parallel,
     },
     simd::Instructions,
 };
@@ -44,28 +44,14 @@ pub(in super::super) fn weight_gradient(
     let rows = plan.few.rows();
     let groups = ((1 << 20) / length).clamp(1, 16).min(rows);
     let splits = (32 / groups).min(plan.blocks.len()).max(1);
-    let target: &mut [f32] = if groups == 1 {
-        &mut *out
-    } else {
-        if scratch.len() < groups * length {
-            scratch.resize(groups * length, 0.0);
-        }
-        scratch
-    };
-    let shared = Shared::new(target);
-    parallel::for_each(groups * splits, |task| {
-        let (group, split) = (task / splits, task % splits);
-        // SAFETY: each group has its own sums, and inside them each split its own blocks.
-        let sums = unsafe { shared.pointer().add(group * length) };
+    parallel::sum_of_groups(out, scratch, groups, splits, |group, split, sums| {
+        // Each split has its own blocks.
         plan.run(
             parallel::part(rows, groups, group),
             &plan.blocks[parallel::part(plan.blocks.len(), splits, split)],
             sums,
         );
     });
-    if groups > 1 {
-        parallel::add_up(out, &scratch[..groups * length]);
-    }
 }
 
 /// Eight (tap, input channel) pairs of a weight gradient.

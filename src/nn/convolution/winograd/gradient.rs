@@ -11,7 +11,7 @@ use crate::{
     nn::{
         kernel::{Block, LANES, ROWS, Segment, multiply_add},
         maps::Maps,
-        parallel::{self, Shared},
+        parallel,
     },
     simd::{Instructions, Lanes, WithLanes, with_lanes},
 };
@@ -88,25 +88,11 @@ impl<'a, const R: usize, const M: usize> Gradient<'a, R, M> {
             })
             .collect();
         let groups = (32 / squares.len()).clamp(1, tiles.div_ceil(TILES));
-        let length = out.len();
-        let target: &mut [f32] = if groups == 1 {
-            &mut *out
-        } else {
-            if scratch.len() < groups * length {
-                scratch.resize(groups * length, 0.0);
-            }
-            scratch
-        };
-        let shared = Shared::new(target);
-        parallel::for_each(groups * squares.len(), |task| {
-            let (group, square) = (task / squares.len(), squares[task % squares.len()]);
-            // SAFETY: each group has its own sums, and inside them each square its own taps and channels.
-            let target = unsafe { shared.pointer().add(group * length) };
-            SCRATCH.with(|scratch| self.square(square, parallel::part(tiles, groups, group), target, scratch));
+        parallel::sum_of_groups(out, scratch, groups, squares.len(), |group, square, sums| {
+            // Each square has its own taps and channels.
+            let tiles = parallel::part(tiles, groups, group);
+            SCRATCH.with(|scratch| self.square(squares[square], tiles, sums, scratch));
         });
-        if groups > 1 {
-            parallel::add_up(out, &scratch[..groups * length]);
-        }
         true
     }
 
