@@ -2,9 +2,11 @@
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
+use candle_core::backprop::GradStore;
+use candle_nn::Optimizer;
 use statcell::{
-    model::{Architecture, Condition, ModelKind, Parameters, Tensor, Vae, Workspace},
-    nn::{Adam, AdamParameters},
+    model::{Architecture, Condition, ModelKind, Parameters, Vae},
+    nn::{Adam, AdamParameters, cpu::Cpu},
 };
 
 struct Fixture {
@@ -77,11 +79,13 @@ impl Fixture {
 
     fn named(&self, group: &str) -> Parameters {
         let prefix = format!("{group}/");
-        let tensors = self.tensors.iter().filter_map(|(name, (shape, values))| {
-            let name = name.strip_prefix(&prefix)?;
-            Some((name.to_owned(), Tensor { shape: shape.clone(), values: values.clone() }))
-        });
-        Parameters(tensors.collect())
+        let mut parameters = Parameters::default();
+        for (name, (shape, values)) in &self.tensors {
+            if let Some(name) = name.strip_prefix(&prefix) {
+                parameters.insert(name, shape.clone(), values.clone()).unwrap();
+            }
+        }
+        parameters
     }
 
     /// Largest difference, in parts of the largest value; both within `tolerance`, and `absolute` besides.
@@ -115,7 +119,7 @@ fn without_effect(name: &str) -> bool {
 
 /// The largest value of a tensor.
 fn largest(parameters: &Parameters, name: &str) -> f32 {
-    parameters.0.get(name).map_or(0.0, |tensor| tensor.values.iter().fold(0.0, |most, value| value.abs().max(most)))
+    parameters.values(name).unwrap_or_default().iter().fold(0.0, |most, value| value.abs().max(most))
 }
 
 fn condition(fixture: &Fixture) -> Option<Condition<'_>> {
@@ -132,28 +136,32 @@ fn check_evaluation(fixture: &Fixture) {
     let of_mu = vae.decode(&mu, condition.as_ref()).unwrap();
     fixture.close("eval/x_hat_of_mu", &of_mu, fixture.values("eval/x_hat_of_mu"), 1e-4, 1e-7);
     let noise = fixture.values("eval/eps");
-    let z: Vec<f32> = (0..mu.len()).map(|at| mu[at] + noise[at] * (0.5 * logvar[at]).exp()).collect();
+    let z: Vec<f32> = (0..mu.len()).map(|at| mu[at] + noise[at] * libm::expf(0.5 * logvar[at])).collect();
     let x_hat = vae.decode(&z, condition.as_ref()).unwrap();
     fixture.close("eval/x_hat", &x_hat, fixture.values("eval/x_hat"), 1e-4, 1e-7);
 }
 
 fn check_training(fixture: &Fixture) {
-    let mut vae = Vae::from_parameters(&fixture.architecture, &fixture.named("before")).unwrap();
+    let vae = Vae::from_parameters(&fixture.architecture, &fixture.named("before")).unwrap();
     let condition = condition(fixture);
     let losses = fixture.values("train/loss");
     let steps = losses.len() / 3;
     let noise = fixture.values("train/eps");
-    let mut adam = Adam::new(vae.trained_count());
-    let mut gradients = Vec::new();
-    let mut workspace = Workspace::default();
+    let mut adam = Adam::new(vec![vae.numbers().parameters().clone()], fixture.adam).unwrap();
+    let gradients = vae.zero_gradients().unwrap();
+    let mut cpu = Cpu::default();
     for step in 0..steps {
         let noise = &noise[step * noise.len() / steps..(step + 1) * noise.len() / steps];
         let mut x_hat = Vec::new();
         let images = fixture.values("x");
         let done = vae
-            .gradients_and_images(images, condition.as_ref(), noise, &mut gradients, &mut workspace, Some(&mut x_hat))
+            .gradients_with(images, condition.as_ref(), noise, &gradients, &mut cpu, |tape, forward| {
+                x_hat = tape.backend().download(forward.reconstructed.kept()?)?;
+                Ok(())
+            })
             .unwrap();
-        let got = [done.losses.total as f32, done.losses.reconstruction as f32, done.losses.kl as f32];
+        let losses_of_step = done.losses[0];
+        let got = [losses_of_step.total as f32, losses_of_step.reconstruction as f32, losses_of_step.kl as f32];
         for (got, wanted) in got.iter().zip(&losses[3 * step..]) {
             // Adam's steps along gradients that are nearly zero are rounding noise, which a small part of the loss feels first.
             let scale = if step == 0 { wanted.abs() } else { wanted.abs().max(0.01 * losses[3 * step].abs()) };
@@ -163,9 +171,9 @@ fn check_training(fixture: &Fixture) {
             fixture.close("train/mu", &done.mu, fixture.values("train/mu"), 1e-4, 1e-7);
             fixture.close("train/logvar", &done.logvar, fixture.values("train/logvar"), 1e-4, 1e-7);
             fixture.close("train/x_hat", &x_hat, fixture.values("train/x_hat"), 1e-4, 1e-7);
-            let (got, wanted) = (vae.named(&gradients), fixture.named("grad"));
+            let (got, wanted) = (vae.named(&gradients).unwrap(), fixture.named("grad"));
             assert_eq!(got.0.keys().collect::<Vec<_>>(), wanted.0.keys().collect::<Vec<_>>());
-            for (name, tensor) in &wanted.0 {
+            for name in wanted.0.keys() {
                 let sibling = match name.rsplit_once('.') {
                     Some((layer, "bias")) => largest(&wanted, &format!("{layer}.weight")),
                     Some((layer, _)) => largest(&wanted, &format!("{layer}.bias")),
@@ -177,18 +185,20 @@ fn check_training(fixture: &Fixture) {
                     name if name.contains("bn") => 1e-6 + 1e-5 * sibling,
                     _ => 1e-6,
                 };
-                let got = &got.0[name];
-                assert_eq!(got.shape, tensor.shape);
+                assert_eq!(got.0[name].dims(), wanted.0[name].dims());
+                let (got, wanted) = (got.values(name).unwrap(), wanted.values(name).unwrap());
                 // A label's condition is normalised over as many values as there are images: PyTorch itself is as far from the sums in f64.
                 let tolerance = if name.contains(".cond.1.") { 3e-3 } else { 1e-3 };
-                fixture.close(&format!("grad/{name}"), &got.values, &tensor.values, tolerance, absolute);
+                fixture.close(&format!("grad/{name}"), &got, &wanted, tolerance, absolute);
             }
         }
-        adam.step(&fixture.adam, vae.values_mut(), &gradients);
+        let mut all = GradStore::default();
+        all.insert(vae.numbers().parameters().as_tensor(), gradients.clone());
+        adam.step(&all).unwrap();
     }
     let (got, wanted, gradients) = (vae.parameters(), fixture.named("after"), fixture.named("grad"));
     assert_eq!(got.0.keys().collect::<Vec<_>>(), wanted.0.keys().collect::<Vec<_>>());
-    for (name, wanted) in &wanted.0 {
+    for name in wanted.0.keys() {
         // Adam turns the rounding noise of a zero gradient into steps of the learning rate, and running means follow the biases; where
         // a gradient is nearly zero, a part of a step.
         let walk = steps as f32 * fixture.adam.learning_rate as f32;
@@ -200,10 +210,10 @@ fn check_training(fixture: &Fixture) {
             name if name.ends_with(".u") => 0.3 * walk,
             _ => 0.02 * walk,
         };
-        let (mut got, mut wanted) = (got.0[name].values.clone(), wanted.values.clone());
-        if let Some(gradient) = gradients.0.get(name) {
+        let (mut got, mut wanted) = (got.values(name).unwrap(), wanted.values(name).unwrap());
+        if let Ok(gradient) = gradients.values(name) {
             let most = largest(&gradients, name);
-            for (at, gradient) in gradient.values.iter().enumerate() {
+            for (at, gradient) in gradient.iter().enumerate() {
                 if gradient.abs() < 1e-3 * most && (got[at] - wanted[at]).abs() <= 1.01 * walk {
                     (got[at], wanted[at]) = (0.0, 0.0);
                 }
