@@ -16,8 +16,6 @@
 //   column c of block h (first): voxel c / 2 + 4 (c % 2) + 8 h; depth 2 q + i + 8 h (second): voxel q + 4 i + 8 h
 #include "mma.cuh"
 
-struct Extent { int z, y, x; };
-
 struct Thin {
     const u16* dy;         // images, z, y, x, 2
     const u16* w;          // 27 taps, 32, 2

@@ -6,7 +6,7 @@ typedef unsigned short u16;  // a bf16 in memory
 typedef unsigned int u32;
 
 #ifdef __CUDACC__
-#define DYNAMIC_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
+#define DYNAMIC_SHARED(name) extern __shared__ __align__(1024) unsigned char name[]
 #define UNROLL _Pragma("unroll")
 #else
 #include "host/cuda.hpp"

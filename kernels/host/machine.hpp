@@ -53,6 +53,14 @@ inline void switch_to(Context& from, Context& to) {
 #endif
 }
 
+/// A wgmma under way: this lane's part.
+struct Product {
+    float* sums;
+    const unsigned* a;
+    unsigned long long descriptor;
+    int columns, group;
+};
+
 struct Fiber {
     Context context;
     std::vector<char> stack = std::vector<char>(STACK);
@@ -62,6 +70,10 @@ struct Fiber {
     int group = 0;     // commits so far
     int barriers = 0;  // passed so far
     std::vector<unsigned char> written;  // 16-byte bank of each cp.async
+    std::vector<Product> products;       // wgmma: issued, not waited for
+    int product_group = 0;
+    bool fenced = false;    // wgmma.fence since the last wait
+    bool unproxied = false; // wrote shared memory that the asynchronous proxy does not see yet
 };
 
 /// A warp, or a warpgroup, on its way into one operation.
@@ -91,6 +103,7 @@ struct Machine {
     std::function<void()> body;
     unsigned char* shared = nullptr;
     int current = 0, at_barrier = 0, left = 0;
+    bool unproxied = false;  // a thread passed a barrier without fence.proxy.async
     int skipped = -1;  // the barrier of this number does nothing: to prove that the checks notice
     Counters counters;
 };
@@ -128,6 +141,7 @@ inline void collective(void* argument, Collective operation, int width = WARP) {
 inline void shuffle_warps() { std::shuffle(machine.priority.begin(), machine.priority.end(), machine.random); }
 
 inline void block_barrier() {
+    machine.unproxied |= self().unproxied;
     if (self().barriers++ == machine.skipped) return;
     if (++machine.at_barrier < (int)machine.fibers.size()) return sleep();
     machine.at_barrier = 0;
@@ -150,12 +164,14 @@ inline void copy_wait(int newest) {
         if (copy.zero) memset(copy.to, 0, 16);
         else memcpy(copy.to, copy.from, 16);
     }
+    me.unproxied |= kept < me.copies.size();
     me.copies.resize(kept);
 }
 
 inline void entry() {
     machine.body();
     if (!self().copies.empty()) fail("a thread ended with copies under way");
+    if (!self().products.empty()) fail("a thread ended with products under way");
     self().done = true;
     machine.left--;
     sleep();
@@ -168,7 +184,8 @@ inline void run_block(unsigned threads) {
                        i / (machine.block.x * machine.block.y)};
         fiber.done = false;
         fiber.runnable = true;
-        fiber.group = fiber.barriers = 0;
+        fiber.group = fiber.barriers = fiber.product_group = 0;
+        fiber.fenced = fiber.unproxied = false;
         fiber.written.clear();
         ucontext_t& whole = fiber.context.whole;
         getcontext(&whole);
@@ -181,6 +198,7 @@ inline void run_block(unsigned threads) {
     machine.scheduler.fresh = false;
     machine.left = threads;
     machine.at_barrier = 0;
+    machine.unproxied = false;
     shuffle_warps();
     while (machine.left) {
         int ready[WARP], count = 0;
@@ -232,7 +250,7 @@ void launch(dim3 grid, dim3 block, size_t shared_bytes, unsigned seed, Body body
     for (unsigned b : order) {
         machine.block_index = {b % grid.x, b / grid.x % grid.y, b / (grid.x * grid.y)};
         void* memory = nullptr;
-        if (posix_memalign(&memory, 128, shared_bytes ? shared_bytes : 1)) fail("no memory");
+        if (posix_memalign(&memory, 1024, shared_bytes ? shared_bytes : 1)) fail("no memory");
         memset(memory, 0xff, shared_bytes);
         machine.shared = (unsigned char*)memory;
         run_block(threads);

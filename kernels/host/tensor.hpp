@@ -76,4 +76,57 @@ inline void load_words(void* const* lanes) {  // and the wavefronts: equal words
     machine.counters.load_ideal++, machine.counters.load_real += most;
 }
 
+// ---- wgmma: sums (64 x columns) += a (64 x 16, in registers) b (16 x columns, N-major in shared memory) ----
+// Carried out at the last moment allowed, at the wait: what is overwritten before is wrong then.
+
+/// Row k, column n of b: rows of 32, 64 or 128 bytes, 16-byte chunks swizzled by the address.
+inline float descriptor_at(unsigned long long descriptor, int k, int n) {
+    size_t start = (descriptor & 0x3fff) << 4, leading = (descriptor >> 16 & 0x3fff) << 4, stride = (descriptor >> 32 & 0x3fff) << 4;
+    int mode = descriptor >> 62, chunks = mode == 1 ? 8 : mode == 2 ? 4 : mode == 3 ? 2 : 1;
+    if (!mode || (descriptor >> 49 & 7)) fail("wgmma: a swizzle without base offset is expected");
+    size_t byte = start + n % 8 * 2 + n / 8 % chunks * 16 + n / (8 * chunks) * leading + k % 8 * 16 * chunks + k / 8 * stride;
+    byte ^= (byte >> 7 & (chunks - 1)) << 4;
+    return bf16_of(*(const unsigned short*)(machine.shared + byte));
+}
+inline void run_product(void* const* lanes) {
+    const Product& first = *(Product*)lanes[0];
+    machine.counters.multiplies += first.columns / 8 * 4;
+    std::vector<float> b(16 * first.columns);
+    for (int k = 0; k < 16; k++)
+        for (int n = 0; n < first.columns; n++) b[k * first.columns + n] = descriptor_at(first.descriptor, k, n);
+    for (int warp = 0; warp < 4; warp++) {
+        float a[16][16];
+        for (int l = 0; l < WARP; l++)
+            for (int r = 0; r < 4; r++)
+                for (int i = 0; i < 2; i++)
+                    a[l / 4 + 8 * (r & 1)][2 * (l % 4) + i + 8 * (r >> 1)] = half_of(((Product*)lanes[warp * WARP + l])->a[r], i);
+        for (int l = 0; l < WARP; l++) {
+            const Product& me = *(Product*)lanes[warp * WARP + l];
+            if (me.descriptor != first.descriptor || me.columns != first.columns) fail("wgmma: threads of a warpgroup differ");
+            for (int n = 0; n < me.columns / 8; n++)
+                for (int r = 0; r < 4; r++) {
+                    int row = l / 4 + 8 * (r >> 1), column = 8 * n + 2 * (l % 4) + (r & 1);
+                    double sum = me.sums[4 * n + r];
+                    for (int k = 0; k < 16; k++) sum += (double)a[row][k] * b[k * me.columns + column];
+                    me.sums[4 * n + r] = (float)sum;
+                }
+        }
+    }
+}
+inline void product_issue(float* sums, const unsigned* a, unsigned long long descriptor, int columns) {
+    if (!self().fenced) fail("wgmma without wgmma.fence after a wait");
+    if (machine.unproxied) fail("wgmma reads shared memory that was written without fence.proxy.async");
+    self().products.push_back({sums, a, descriptor, columns, self().product_group});
+}
+inline void product_wait(int newest) {
+    Fiber& me = self();
+    size_t done = 0;
+    while (done < me.products.size() && me.products[done].group < me.product_group - newest) {
+        Product product = me.products[done++];
+        collective(&product, run_product, WARPGROUP);
+    }
+    me.products.erase(me.products.begin(), me.products.begin() + done);
+    if (newest == 0) me.fenced = false;
+}
+
 }  // namespace sim
