@@ -25,11 +25,11 @@ PARTS = {
     "probe": (25, {}),
     "thin": (70, {}),
     "wide": (80, {}),
-    "wide2d": (50, {}),
     "grouped": (50, {"grouped_up_64_64": QUARTER, "grouped_up_32_32": HALF, "grouped_64_64": HALF, "grouped_64_32": HALF, "grouped_32_64": HALF, "grouped_32_32": HALF}),
+    "plain": (50, {}),
+    "wide2d": (50, {}),
     "weights": (60, {}),  # all gradients of the geometry
     "tile": (60, {"down_64_64": HALF, "down_32_32": FULL, "plain_64_64": HALF, "up_64_64": QUARTER, "plain_64_32": HALF, "up_32_32": HALF, "plain_32_32": HALF, "plain_32_64": HALF}),
-    "plain": (50, {}),
 }
 
 Forward = D.structure("Forward", ("x", "scale", "shift", "w", "bias", "factor", "y", "moments"), ("z", "y_size", "x_size"))

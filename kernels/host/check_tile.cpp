@@ -109,7 +109,7 @@ static void check_gradient(const char* kernel_name, void (*kernel)(Gradient), co
 int main(int count, char** values) {
     arguments(count, values);
     std::vector<Case> cases = {{1, 5, 7, 9, true}, {2, 1, 1, 1, true}, {2, 9, 10, 17, false}};
-    if (quick) cases = {{1, 5, 9, 10, true}, {2, 1, 1, 1, false}};
+    if (quick) cases = {{1, 3, 9, 5, true}};
     if (mutating) cases = {{1, 5, 7, 9, true}};  // several tiles, all of them at a border
 #define RUN(name, kind, ...) \
     if (wanted(#name))       \
