@@ -22,8 +22,10 @@ FULL, HALF, QUARTER = (64, 160, 96), (32, 80, 48), (16, 40, 24)  # Z, Y, X
 SMALL = (5, 9, 11)
 # part: (seconds it may take, {kernel: size at which it is timed})
 PARTS = {
+    "probe": (25, {}),
     "thin": (70, {}),
     "wide": (80, {}),
+    "wide2d": (50, {}),
     "grouped": (50, {"grouped_up_64_64": QUARTER, "grouped_up_32_32": HALF, "grouped_64_64": HALF, "grouped_64_32": HALF, "grouped_32_64": HALF, "grouped_32_32": HALF}),
     "weights": (60, {}),  # all gradients of the geometry
     "tile": (60, {"down_64_64": HALF, "down_32_32": FULL, "plain_64_64": HALF, "up_64_64": QUARTER, "plain_64_32": HALF, "up_32_32": HALF, "plain_32_32": HALF, "plain_32_64": HALF}),
@@ -417,6 +419,30 @@ def plain_case(module, spread, dimensions, kernel, stride, padding, inputs, outp
         del want
 
 
+def probe():
+    """One wgmma by itself; where it is wrong, what it made of operands that name their rows and columns."""
+    import torch
+
+    module = D.Module("probe")
+    for columns in (64, 32):
+        def run(x, w):
+            y = torch.empty(64, columns, device="cuda")
+            launch = module.launcher(f"probe_{columns}", (1,), 128, 2048, C.c_void_p(D.pointer(x)), C.c_void_p(D.pointer(w)), C.c_void_p(D.pointer(y)))
+            same, unwritten = D.same_twice(launch, [y])
+            return y, same, unwritten
+
+        x, w = random(64, 16), random(16, columns)
+        y, same, unwritten = run(x, w)
+        wrong = D.error(y, x.double().cpu() @ w.double().cpu())
+        values = dict(kernel=f"probe_{columns}", images=1, size=(64, columns), same=same, unwritten=unwritten, error=wrong, good=same and not unwritten and wrong < 1e-6)
+        if not values["good"]:
+            pick = torch.eye(16, device="cuda").repeat(4, 1).bfloat16()
+            rows = torch.arange(1, 17, device="cuda").view(16, 1).expand(16, columns).bfloat16().contiguous()
+            across = torch.arange(1, columns + 1, device="cuda").view(1, columns).expand(16, columns).bfloat16().contiguous()
+            values["row_seen"], values["column_seen"] = run(pick, rows)[0].int().tolist(), run(pick, across)[0].int().tolist()
+        row(**values)
+
+
 def run_part(part, times):
     import torch
 
@@ -424,10 +450,13 @@ def run_part(part, times):
     torch.manual_seed(int(time.time()))
     kernels = D.geometry()
     sizes = PARTS[part][1]
-    if part == "wide":
+    if part == "probe":
+        guarded("probe", probe)
+    if part in ("wide", "wide2d"):
+        dimensions = 2 if part == "wide2d" else 3
         module = D.Module("conv_wide")
         for name, g in kernels.items():
-            if g["family"] != "wide":
+            if g["family"] != "wide" or g["dimensions"] != dimensions:
                 continue
             even = 2 if g["kind"] == "DOWN" else 1
             small = (1, 5 * even, 9 * even) if g["dimensions"] == 2 else tuple(even * n for n in SMALL)
@@ -441,6 +470,8 @@ def run_part(part, times):
                 ("wide_plain_32", 1, 32, 32, HALF), ("wide_plain_64", 1, 256, 128, eighth), ("wide_plain_64", 1, 256, 256, eighth), ("wide_down_64", 1, 256, 256, eighth),
                 ("wide_plain_64_2d", 1, 64, 64, (1, 80, 48)), ("wide_down_64_2d", 1, 64, 64, (1, 80, 48)), ("wide_plain_64_2d", 25, 64, 64, (1, 80, 48)),
                 ("wide_plain_32_2d", 25, 64, 32, (1, 80, 48)), ("wide_down_32_2d", 25, 32, 32, (1, 160, 96)), ("wide_plain_64_2d", 25, 128, 64, (1, 40, 24))):
+                if kernels[name]["dimensions"] != dimensions:
+                    continue
                 guarded(name, lambda: wide_case(module, kernels[name], models, BATCH, cin, cout, size, True, False, True))
     if part in ("grouped", "tile"):
         module = D.Module("conv_tile")
@@ -519,7 +550,7 @@ def main():
     about = dict(device=torch.cuda.get_device_name(), torch=torch.__version__, cuda=torch.version.cuda, cudnn=torch.backends.cudnn.version(), arch=arch)
     print(json.dumps(about), flush=True)
     rows = []
-    for source, said in D.build(["conv_tile", "conv_wide", "conv_thin", "conv_plain"], arch).items():
+    for source, said in D.build(["probe", "conv_tile", "conv_wide", "conv_thin", "conv_plain"], arch).items():
         if said:
             rows.append(dict(kernel=source + ".cu", failed="does not compile, see build/" + source + ".log: " + said.strip().splitlines()[-1][:200]))
     D.geometry()
