@@ -66,6 +66,11 @@ extern "C" __global__ void __launch_bounds__(256) adam(float* w, const float* g,
     }
 }
 
+/// The bf16 copy of weights that Adam did not write: at the start. Launch: any number of blocks x 256.
+extern "C" __global__ void __launch_bounds__(256) weights_rounded(const float* w, u16* copy, long long count) {
+    for (long long i = (long long)blockIdx.x * MAP_THREADS + threadIdx.x; i < count; i += (long long)gridDim.x * MAP_THREADS) copy[i] = to_bf16(w[i]);
+}
+
 /// Where a layer's weights lie (in numbers, of model 0) and where its turned copy goes; `tile`: its first tile.
 struct Turned {
     long long from, to;

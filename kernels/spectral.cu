@@ -33,7 +33,8 @@ struct Spectral {
     float* statistics;
     float* vectors;
     double* parts;
-    float* sigma;  // models x layers
+    float* sigma;    // models x layers
+    float* inverse;  // 1 / sigma, the factor of the convolutions
     long long trained_pitch, statistics_pitch, vectors_pitch, parts_pitch;
     int layer_count, training;
 };
@@ -144,7 +145,10 @@ extern "C" __global__ void __launch_bounds__(256) spectral_finish(Spectral p) {
     }
     __syncthreads();
     double sigma = sqrt(spectral_block_sum(sum, shared));
-    if (thread == 0) p.sigma[blockIdx.z * p.layer_count + blockIdx.x] = (float)sigma;
+    if (thread == 0) {
+        p.sigma[blockIdx.z * p.layer_count + blockIdx.x] = (float)sigma;
+        p.inverse[blockIdx.z * p.layer_count + blockIdx.x] = 1.f / (float)sigma;
+    }
     for (int i = thread; i < axis; i += MAP_THREADS) {
         float next = (float)((double)vectors[of.next + i] / max(sigma, 1e-12));
         vectors[of.next + i] = next;

@@ -33,10 +33,11 @@ struct Architecture {
     std::array<int, 3> size;
     std::vector<int> channels;
 
-    explicit Architecture(const Fixture& fixture)
-        : dimensions(fixture.number("dims")), latent(fixture.number("latent")), image_channels(fixture.number("image_channels")),
-          reference_channels(fixture.number("reference_channels")), classes(fixture.number("classes")), channels(fixture.numbers("channels")) {
-        std::vector<int> given = fixture.numbers("size");
+    /// From the numbers that a fixture's `config` holds.
+    explicit Architecture(const Json& config)
+        : dimensions(config.whole("dims")), latent(config.whole("latent")), image_channels(config.whole("image_channels")),
+          reference_channels(config.whole("reference_channels")), classes(config.whole("classes")), channels(config.wholes("channels")) {
+        std::vector<int> given = config.wholes("size");
         size = {given.size() == 3 ? given[0] : 1, given[given.size() - 2], given[given.size() - 1]};
     }
     std::array<int, 3> size_at(int level) const { return {dimensions == 3 ? size[0] >> level : 1, size[1] >> level, size[2] >> level}; }

@@ -1,8 +1,9 @@
 // One training step of a network, composed of the kernels: the order of src/model/pass.rs. The same source runs on a GPU and, through the
-// shim, on a CPU. Convolutions are the plain ones.
+// shim, on a CPU. Convolutions are the plain ones; the normalisation and ReLU before the second one happens while it reads.
 #pragma once
 #include "../adam.cu"
 #include "../batch.cu"
+#include "../conv_plain.cu"
 #include "../join.cu"
 #include "../linear.cu"
 #include "../loss.cu"
@@ -11,7 +12,6 @@
 #include "../resample.cu"
 #include "../spectral.cu"
 #include "layout.hpp"
-#include "plain.cuh"
 #include "runtime.hpp"
 #include "tables.hpp"
 
@@ -95,7 +95,8 @@ class Network {
         layers_ = Buffer<SpectralLayer>(tables_.layers);
         v_tasks_ = Buffer<SpectralTask>(tables_.v), u_tasks_ = Buffer<SpectralTask>(tables_.u), dot_tasks_ = Buffer<SpectralTask>(tables_.dot);
         vectors_ = Buffer<float>(models * tables_.vectors), parts_ = Buffer<double>(models * tables_.parts);
-        sigma_ = Buffer<float>(models * layout.layers.size());
+        sigma_ = Buffer<float>(models * layout.layers.size()), inverse_ = Buffer<float>(models * layout.layers.size());
+        LAUNCH(weights_rounded, geometry::divide_up(count, 4096), 1, 1, 256, 0, values.data(), copy.data(), (long long)count);
     }
 
     /// The reference images (images x channels x voxels) and labels of the batch, the same for every model.
@@ -218,39 +219,59 @@ class Network {
 
   private:
     Spectral spectral(const Buffer<SpectralTask>& tasks) {
-        return {layers_.data(), tasks.data(), values.data(), gradients.data(), statistics.data(), vectors_.data(), parts_.data(), sigma_.data(),
+        return {layers_.data(), tasks.data(), values.data(), gradients.data(), statistics.data(), vectors_.data(), parts_.data(), sigma_.data(), inverse_.data(),
                 layout.trained, layout.statistics, tables_.vectors, tables_.parts, (int)layout.layers.size(), training};
     }
     static Resample resampled(const Maps<T>& from, Maps<T>& to, int add) {
         return {from.data.data(), to.data.data(), from.images, from.size[0], from.size[1], from.size[2], to.size[0], to.size[1], to.size[2], from.channels, from.width(), add};
     }
 
-    Plain plain(const Layer& layer, const void* x, std::array<int, 3> x_size, const void* y, std::array<int, 3> y_size) {
-        Plain p{};
-        p.x = x, p.y = y, p.weights = values.data() + layer.weight, p.sigma = sigma_.data() + layer.number, p.dweights = gradients.data() + layer.weight;
-        p.trained = layout.trained, p.layers = (int)layout.layers.size(), p.images = images;
-        p.inputs = layer.inputs, p.outputs = layer.outputs, p.spread = layer.spread;
-        for (int axis = 0; axis < 3; axis++) {
-            p.x_size[axis] = x_size[axis], p.y_size[axis] = y_size[axis];
-            p.kernel[axis] = layer.kernel[axis], p.stride[axis] = layer.stride[axis], p.padding[axis] = layer.padding[axis];
-        }
-        return p;
+    /// Weights as the convolutions read them.
+    const T* weights(const Layer& layer) const {
+        if constexpr (sizeof(T) == 4) return values.data() + layer.weight;
+        else return copy.data() + layer.weight;
     }
-    Maps<T> convolve(const Layer& layer, const Maps<T>& x, std::array<int, 3> size) {
+    static Window window(const Layer& layer) {
+        Window of{};
+        for (int axis = 0; axis < 3; axis++) of.kernel[axis] = layer.kernel[axis], of.stride[axis] = layer.stride[axis], of.padding[axis] = layer.padding[axis];
+        return of;
+    }
+    void apply(const Layer& layer, const Maps<T>& x, const float* affine, Maps<T>& y, bool backward, bool add) {
+        PlainApply p{};
+        p.x = x.data.data(), p.affine = affine, p.w = weights(layer), p.y = y.data.data(), p.bias = backward ? nullptr : values.data() + layer.bias;
+        p.factor = inverse_.data() + layer.number, p.pitch = layout.trained, p.factor_pitch = (long long)layout.layers.size();
+        p.images = images, p.inputs = x.channels, p.outputs = y.channels, p.window = window(layer);
+        p.spread = layer.spread != backward, p.turned = backward, p.accumulate = add;
+        long long classes = 1, largest = images;
+        for (int axis = 0; axis < 3; axis++) {
+            p.in[axis] = x.size[axis], p.out[axis] = y.size[axis];
+            int step = p.spread ? layer.stride[axis] : 1;
+            classes *= step, largest *= geometry::divide_up(y.size[axis], step);
+        }
+        if (y.channels <= 16) LAUNCH_MAPS(plain_apply_narrow, geometry::divide_up(largest, 128), classes * geometry::divide_up(y.channels, 16), models, 256, 9472, p);
+        else LAUNCH_MAPS(plain_apply_wide, geometry::divide_up(largest, 64), classes * geometry::divide_up(y.channels, 64), models, 256, 8448, p);
+    }
+    /// `affine`: x is read through a normalisation and a ReLU.
+    Maps<T> convolve(const Layer& layer, const Maps<T>& x, std::array<int, 3> size, const float* affine = nullptr) {
         Maps<T> y = maps(size, layer.outputs);
-        Plain p = plain(layer, x.data.data(), x.size, y.data.data(), size);
-        p.bias = values.data() + layer.bias;
-        LAUNCH_MAPS(plain_window, geometry::divide_up((long long)y.all() * y.channels, 256), 1, models, 256, 0, p);
+        apply(layer, x, affine, y, false, false);
         return y;
     }
-    void input_gradient(const Layer& layer, const Maps<T>& dy, Maps<T>& dx, bool add) {
-        Plain p = plain(layer, dy.data.data(), dy.size, dx.data.data(), dx.size);
-        p.spread = !layer.spread, p.transposed = 1, p.add = add;
-        LAUNCH_MAPS(plain_window, geometry::divide_up((long long)dx.all() * dx.channels, 256), 1, models, 256, 0, p);
-    }
-    void weight_gradient(const Layer& layer, const Maps<T>& x, const Maps<T>& dy) {
-        Plain p = plain(layer, x.data.data(), x.size, dy.data.data(), dy.size);
-        LAUNCH_MAPS(plain_weights, geometry::divide_up(layer.kernel[0] * layer.kernel[1] * layer.kernel[2] * layer.inputs * layer.outputs, 256), 1, models, 256, 0, p);
+    void input_gradient(const Layer& layer, const Maps<T>& dy, Maps<T>& dx, bool add) { apply(layer, dy, nullptr, dx, true, add); }
+    void weight_gradient(const Layer& layer, const Maps<T>& x, const Maps<T>& dy, const float* affine = nullptr) {
+        const Maps<T>&moving = layer.spread ? dy : x, &still = layer.spread ? x : dy;
+        int taps = layer.kernel[0] * layer.kernel[1] * layer.kernel[2], rows = taps * moving.channels, splits = geometry::divide_up(still.all(), 4096);
+        splits = splits < 64 ? splits : 64;
+        Buffer<float> partial((size_t)splits * models * rows * still.channels);
+        PlainWeights p{};
+        p.moving = moving.data.data(), p.still = still.data.data(), p.partial = partial.data(), p.images = images, p.window = window(layer);
+        (layer.spread ? p.still_affine : p.moving_affine) = affine;
+        p.moving_channels = moving.channels, p.still_channels = still.channels;
+        for (int axis = 0; axis < 3; axis++) p.moving_size[axis] = moving.size[axis], p.still_size[axis] = still.size[axis];
+        if (still.channels <= 16) LAUNCH_MAPS(plain_weights_narrow, geometry::divide_up(rows, 128), geometry::divide_up(still.channels, 16) * splits, models, 256, 9472, p);
+        else LAUNCH_MAPS(plain_weights_wide, geometry::divide_up(rows, 64), geometry::divide_up(still.channels, 64) * splits, models, 256, 8448, p);
+        PlainSum sum{partial.data(), nullptr, gradients.data() + layer.weight, layout.trained, 0, splits, taps, moving.channels, still.channels, layer.spread};
+        LAUNCH(plain_sum, geometry::divide_up(rows * still.channels, 256), 1, models, 256, 0, sum);
     }
 
     Normed normalise(const Norm& norm, const Maps<T>& x) {
@@ -318,9 +339,7 @@ class Network {
         Tape<T> tape;
         tape.first = convolve(of.conv1, input, of.output);
         tape.norms[0] = normalise(of.bn1, tape.first);
-        Maps<T> active = maps(of.output, of.inputs);
-        activate(tape.first, tape.norms[0], active);
-        tape.second = convolve(of.conv2, active, of.output);
+        tape.second = convolve(of.conv2, tape.first, of.output, tape.norms[0].affine.data());
         tape.norms[1] = normalise(of.bn2, tape.second);
         Maps<T> bypass = of.up ? convolve(of.bypass, input, of.input) : convolve(of.bypass, pooled(of, input), of.output);
         for (size_t index = 0; index < of.conditions.size(); index++) {
@@ -384,9 +403,7 @@ class Network {
         const Maps<T>& before = tape.second;
         LAUNCH_MAPS(norm_propagate, before.blocks(), before.chunks(), models, 256, 0, gradient.data.data(), before.data.data(), coefficients.data(), (const float*)nullptr,
                     gradient.data.data(), before.all(), before.channels, before.width());
-        Maps<T> active = maps(of.output, of.inputs);
-        activate(tape.first, tape.norms[0], active);
-        weight_gradient(of.conv2, active, gradient);
+        weight_gradient(of.conv2, tape.first, gradient, tape.norms[0].affine.data());
         // The first convolution.
         Maps<T> inner = maps(of.output, of.inputs);
         input_gradient(of.conv2, gradient, inner, false);
@@ -434,7 +451,7 @@ class Network {
     SpectralTables tables_;
     Buffer<SpectralLayer> layers_;
     Buffer<SpectralTask> v_tasks_, u_tasks_, dot_tasks_;
-    Buffer<float> vectors_, sigma_;
+    Buffer<float> vectors_, sigma_, inverse_;
     Buffer<double> parts_;
     Buffer<int> labels_;
     std::vector<Level<T>> levels_;

@@ -15,6 +15,16 @@ inline void check(cudaError_t code, const char* what) {
     fprintf(stderr, "%s: %s\n", what, cudaGetErrorString(code));
     exit(3);
 }
+/// Memory that was given back is used again without a word to the driver.
+inline void keep_memory() {
+    static bool done = false;
+    if (done) return;
+    done = true;
+    cudaMemPool_t pool;
+    unsigned long long all = ~0ull;
+    check(cudaDeviceGetDefaultMemPool(&pool, 0), "memory pool");
+    check(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &all), "memory pool");
+}
 #endif
 
 /// Memory of the device. What was not written is NaN.
@@ -24,7 +34,8 @@ class Buffer {
     explicit Buffer(size_t count = 0) : count_(count) {
         if (!count) return;
 #ifdef __CUDACC__
-        check(cudaMalloc(&data_, count * sizeof(T)), "memory");
+        keep_memory();
+        check(cudaMallocAsync(&data_, count * sizeof(T), 0), "memory");
         check(cudaMemset(data_, 0xff, count * sizeof(T)), "memory");
 #else
         void* memory = nullptr;
@@ -41,7 +52,7 @@ class Buffer {
     }
     ~Buffer() {
 #ifdef __CUDACC__
-        cudaFree(data_);
+        if (data_) cudaFreeAsync(data_, 0);
 #else
         free(data_);
 #endif

@@ -17,6 +17,12 @@ struct Json {
     std::vector<Json> list;
     std::map<std::string, Json> object;
 
+    int whole(const char* key) const { return (int)object.at(key).number; }
+    std::vector<int> wholes(const char* key) const {
+        std::vector<int> all;
+        for (const Json& one : object.at(key).list) all.push_back((int)one.number);
+        return all;
+    }
     static Json parse(const std::string& from) {
         const char* at = from.c_str();
         return value(at);
@@ -94,11 +100,5 @@ struct Fixture {
             }
             for (Json& side : of.object["shape"].list) shapes[name].push_back((int)side.number);
         }
-    }
-    int number(const char* key) const { return (int)config.object.at(key).number; }
-    std::vector<int> numbers(const char* key) const {
-        std::vector<int> all;
-        for (const Json& one : config.object.at(key).list) all.push_back((int)one.number);
-        return all;
     }
 };
