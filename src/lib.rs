@@ -13,6 +13,7 @@
 //! | [`graph`] | stage instances and what they take from each other; drawings |
 //! | [`spec`] | the pipeline language: TOML with spans, matrix, overrides, validation, JSON Schema |
 //! | [`stages`] | one file a stage kind; the registry |
+//! | [`stage`] | what stage kinds have in common: kinds, ports, context, items, errors |
 //! | [`figures`] | plots, galleries, the report's HTML |
 //! | [`model`] | the two β-VAEs, written forward only: blocks, encoder, decoder, trainer, checkpoint |
 //! | [`artifact`] | the typed things that flow between stages, and how each is written and read |
@@ -34,6 +35,7 @@ pub mod nn;
 pub mod plan;
 pub mod simd;
 pub mod spec;
+pub mod stage;
 pub mod stages;
 pub mod stats;
 pub mod store;

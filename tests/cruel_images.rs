@@ -15,7 +15,8 @@ use std::{
 
 use statcell::{
     image::{ImageError, Pixels, Stack, ome_tiff},
-    stages::{self, Context, FileInput, Host, Inputs, Item, Outputs, Progress, StageError},
+    stage::{Context, FileInput, Host, Inputs, Item, Numerics, Outputs, Progress, StageError},
+    stages,
     store::{Blobs, Digest, MemoryBlobs, Tree},
 };
 
@@ -290,6 +291,10 @@ struct Memory(MemoryBlobs);
 impl Host for Memory {
     fn blobs(&self) -> &dyn Blobs {
         &self.0
+    }
+
+    fn numerics(&self) -> Numerics {
+        Numerics::CPU
     }
 
     fn progress(&self, _: Progress) {}

@@ -10,7 +10,7 @@ use clap::Args;
 
 use super::{
     Failure,
-    args::{ChangeArgs, StoreArgs},
+    args::{ChangeArgs, NumericsArgs, StoreArgs},
 };
 use crate::{
     console::words,
@@ -37,6 +37,9 @@ pub(super) struct GetArgs {
     changes: ChangeArgs,
 
     #[command(flatten)]
+    numerics: NumericsArgs,
+
+    #[command(flatten)]
     store: StoreArgs,
 }
 
@@ -45,7 +48,7 @@ pub(super) fn get(args: &GetArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let graph = args.changes.load(&args.pipeline)?;
     let (index, port) = graph.output(&args.result)?;
     let store = Store::open_existing(&args.store.store)?;
-    let plan = plan::plan(&graph, &[index], &store)?;
+    let plan = plan::plan(&graph, &[index], &store, args.numerics.resolve()?)?;
     let step = plan.step(index).expect("it was selected");
     let Decision::Hit { outputs, .. } = &step.decision else {
         let message = format!("the store has no result of `{}`", step.instance);

@@ -15,7 +15,7 @@ mod run;
 mod schema;
 mod stages;
 
-use std::io::Write;
+use std::{ffi::OsString, io::Write};
 
 use clap::{Parser, Subcommand};
 
@@ -54,6 +54,13 @@ enum Command {
     Stages(stages::StagesArgs),
     ImportWeights(import_weights::ImportWeights),
     Completions(completions::CompletionsArgs),
+    /// Runs a program of a `command` stage; statcell starts itself so
+    #[command(hide = true)]
+    Supervise {
+        /// The program and its arguments
+        #[arg(last = true, required = true)]
+        argv: Vec<OsString>,
+    },
 }
 
 /// Does what the arguments ask; data goes to `out`.
@@ -78,6 +85,8 @@ pub fn execute(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
             writeln!(out, "{line}").map_err(Failure::output)
         }
         Command::Completions(args) => completions::completions(args, out),
+        Command::Supervise { argv } => crate::stages::supervise(argv)
+            .map_err(|error| Failure::new(ExitCode::StageFailed, format!("cannot supervise a program: {error}"), None)),
     }
 }
 

@@ -54,7 +54,7 @@ pub(super) fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let graph = args.pipeline.changes.load(&args.pipeline.pipeline)?;
     let selected = graph.select(&args.pipeline.selectors)?;
     let store = Store::open(&args.store.store)?;
-    let plan = plan::plan(&graph, &selected, &store)?;
+    let plan = plan::plan(&graph, &selected, &store, args.pipeline.numerics.resolve()?)?;
     let mut listeners = Listeners::default();
     if io::stderr().is_terminal() {
         listeners.0.push(Box::new(Terminal::new()));

@@ -13,7 +13,7 @@ use std::{
 use super::{Interrupt, run::Message};
 use crate::{
     plan::keys::Ingredients,
-    stages::{Host, Item, Progress, StageError},
+    stage::{Host, Item, Numerics, Progress, StageError},
     store::{Blobs, Digest, Store, StoreError, Tree},
 };
 
@@ -114,6 +114,10 @@ impl<'a> LocalHost<'a> {
 impl Host for LocalHost<'_> {
     fn blobs(&self) -> &dyn Blobs {
         &self.blobs
+    }
+
+    fn numerics(&self) -> Numerics {
+        self.ingredients.numerics
     }
 
     fn progress(&self, progress: Progress) {

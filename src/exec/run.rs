@@ -139,7 +139,7 @@ pub fn run(
         }
         None => None,
     };
-    let planner = Planner::new(graph, store, plan.files.clone())?;
+    let planner = Planner::new(graph, store, plan.files.clone(), plan.numerics)?;
     let mut roots = planner.last().clone();
     let before = roots.instances.len();
     roots.instances.retain(|name, _| graph.find(name).is_some());

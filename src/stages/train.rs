@@ -5,10 +5,7 @@ use std::time::Instant;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Checked, Context, Facts, Input, InputFacts, Inputs, Output, Outputs, Problem, StageError, StageKind,
-    training_set::{Batch, STRUCTURE, TrainingSet},
-};
+use super::training_set::{Batch, STRUCTURE, TrainingSet};
 use crate::{
     artifact::{ArtifactType, ArtifactWriter, Cells, FigureSet, Table},
     figures::learning::learning_curve,
@@ -17,6 +14,7 @@ use crate::{
         check_sizes,
     },
     nn::Rng,
+    stage::{Checked, Context, Facts, Input, InputFacts, Inputs, Output, Outputs, Problem, StageError, StageKind},
 };
 
 /// Trains the reference model MR.
@@ -573,10 +571,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        stages::{
-            Host, Item, Progress,
-            testing::{MemoryHost, noisy_cells, params},
-        },
+        stage::{Host, Item, Numerics, Progress},
+        stages::testing::{MemoryHost, noisy_cells, params},
         store::{Blobs, Tree},
     };
 
@@ -591,6 +587,10 @@ mod tests {
     impl Host for Stopping<'_> {
         fn blobs(&self) -> &dyn Blobs {
             &self.memory.blobs
+        }
+
+        fn numerics(&self) -> Numerics {
+            Numerics::CPU
         }
 
         fn progress(&self, progress: Progress) {

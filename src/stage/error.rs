@@ -40,6 +40,15 @@ impl StageError {
         Self::Failed { message: message.into(), help: None }
     }
 
+    /// The same error with what it is about in front: ``cell `a`: …``.
+    #[must_use]
+    pub fn about(mut self, what: &str) -> Self {
+        if let Self::BadInput { message, .. } | Self::Failed { message, .. } = &mut self {
+            *message = format!("{what}: {message}");
+        }
+        self
+    }
+
     /// The same error with advice.
     #[must_use]
     pub fn with_help(mut self, advice: impl Into<String>) -> Self {

@@ -1,5 +1,7 @@
 //! What a stage kind is.
 
+use std::marker::PhantomData;
+
 use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -16,12 +18,21 @@ pub struct Problem {
     pub message: String,
     /// What to do.
     pub help: Option<String>,
+    /// The part of the field's value that is wrong, as it stands there; `None`: all of it.
+    pub part: Option<String>,
 }
 
 impl Problem {
     /// A problem with the parameter or port `field`.
     pub fn with(field: &str, message: impl Into<String>) -> Self {
-        Self { field: Some(field.to_owned()), message: message.into(), help: None }
+        Self { field: Some(field.to_owned()), message: message.into(), help: None, part: None }
+    }
+
+    /// The same problem, in this part of the field's value.
+    #[must_use]
+    pub fn at(mut self, part: &str) -> Self {
+        self.part = Some(part.to_owned());
+        self
     }
 
     /// The same problem with advice.
@@ -58,6 +69,9 @@ pub trait StageKind: Sync + 'static {
     const ABOUT: &'static str;
     /// Parameters that say how far the work goes, not what it is (`epochs`): checkpoints are shared among their values.
     const EXTENT: &'static [&'static str] = &[];
+    /// Parameters whose change leaves the results of items as they are, each with the reason. Every other parameter is in the key of
+    /// every item, and a test says so.
+    const NOT_IN_ITEMS: &'static [(&'static str, &'static str)] = &[];
 
     /// The input ports. `params`: `None` when listing the kind (then every port that there can be).
     fn inputs(params: Option<&Self::Params>) -> Vec<Input>;
@@ -87,6 +101,10 @@ pub trait AnyStage: Sync {
     fn about(&self) -> &'static str;
     /// See [`StageKind::EXTENT`].
     fn extent(&self) -> &'static [&'static str];
+    /// See [`StageKind::NOT_IN_ITEMS`].
+    fn not_in_items(&self) -> &'static [(&'static str, &'static str)] {
+        &[]
+    }
     /// The JSON Schema of the parameters.
     fn schema(&self) -> Schema;
     /// Parses the stage's table (ports and common keys already taken out) into normalised parameters.
@@ -108,7 +126,13 @@ pub trait AnyStage: Sync {
 }
 
 /// Makes a [`StageKind`] an [`AnyStage`].
-pub(super) struct Erased<K>(pub(super) std::marker::PhantomData<fn() -> K>);
+struct Erased<K>(PhantomData<fn() -> K>);
+
+/// A stage kind as plain data.
+#[must_use]
+pub const fn erased<K: StageKind>() -> &'static dyn AnyStage {
+    &Erased::<K>(PhantomData)
+}
 
 fn params<K: StageKind>(value: &Value) -> K::Params {
     serde_json::from_value(value.clone()).expect("normalised parameters come from the same type")
@@ -129,6 +153,10 @@ impl<K: StageKind> AnyStage for Erased<K> {
 
     fn extent(&self) -> &'static [&'static str] {
         K::EXTENT
+    }
+
+    fn not_in_items(&self) -> &'static [(&'static str, &'static str)] {
+        K::NOT_IN_ITEMS
     }
 
     fn schema(&self) -> Schema {
