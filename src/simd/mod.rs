@@ -3,6 +3,8 @@
 //! Nothing here changes a bit of a result: vector registers only do more of the same operations at once, and products are added with
 //! fused multiply-adds everywhere.
 
+#![allow(unsafe_code, reason = "vector instructions, and tasks that write apart from each other")]
+
 mod elementary;
 mod lanes;
 

@@ -1,5 +1,7 @@
 //! The operations on the processor, in single precision: the same bits whatever the number of threads and the instruction set.
 
+#![allow(unsafe_code, reason = "vector instructions, and tasks that write apart from each other")]
+
 mod adam;
 mod condition;
 mod convolution;
