@@ -5,7 +5,6 @@
 //! `benches/segmentation.py`.
 
 #![allow(unsafe_code, reason = "asks the system for the processor time")]
-
 #![expect(clippy::print_stdout, reason = "the result")]
 
 use std::{fmt::Write, fs, hint::black_box, path::Path, time::Instant};
