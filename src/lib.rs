@@ -19,7 +19,7 @@
 //! | [`nn`] | tensor operations that candle lacks or is slow at |
 //! | [`image`] | volumes, OME-TIFF, filters, morphology, watershed, geometry |
 //! | [`stats`] | PCA, regression, correlation |
-//! | [`store`] | content-addressed blobs, action entries, leases, garbage collection, verification |
+//! | [`store`] | content-addressed blobs, action entries, leases, garbage collection, verification, over a backend |
 //! | [`simd`] | vector instructions: which ones the processor has, and code compiled for them |
 
 pub mod artifact;

@@ -1,6 +1,7 @@
 //! The layers of `src/lib.rs` hold: a module imports only modules that stand below it in the crate's table.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -68,6 +69,51 @@ fn imports_point_down() {
     }
     assert!(seen > 30, "only {seen} imports found: is the pattern right?");
     assert!(upward.is_empty(), "imports that point up:\n{}", upward.join("\n"));
+}
+
+/// Which file of a module each file of it imports, by names without suffix. What `mod.rs` passes on counts as its origin.
+fn imports_within(module: &Path) -> BTreeMap<String, BTreeSet<String>> {
+    let text = |path: &Path| {
+        let text = fs::read_to_string(path).unwrap();
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+    };
+    let files: Vec<String> = fs::read_dir(module)
+        .unwrap()
+        .filter_map(|entry| entry.unwrap().file_name().into_string().unwrap().strip_suffix(".rs").map(str::to_owned))
+        .filter(|name| name != "mod")
+        .collect();
+    let mut origin: BTreeMap<String, String> = files.iter().map(|file| (file.clone(), file.clone())).collect();
+    let passed_on = text(&module.join("mod.rs"));
+    for statement in passed_on.split(';').filter_map(|statement| statement.split_once("use ").map(|(_, rest)| rest)) {
+        let Some((file, names)) = statement.trim().split_once("::") else { continue };
+        origin.extend(first_names(names).into_iter().map(|name| (name, file.to_owned())));
+    }
+    let imports = |file: &String| {
+        let code = text(&module.join(format!("{file}.rs")));
+        let names = code.match_indices("super::").flat_map(|(at, found)| first_names(&code[at + found.len()..]));
+        let from: BTreeSet<String> = names.filter_map(|name| origin.get(&name).cloned()).collect();
+        (file.clone(), from.into_iter().filter(|other| other != file).collect())
+    };
+    files.iter().map(imports).collect()
+}
+
+#[test]
+fn no_circle_between_the_files_of_the_store() {
+    let mut imports = imports_within(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store"));
+    assert!(imports["gc"].contains("base") && imports["base"].contains("disk"), "{imports:?}");
+    // Files that import nothing that is left are taken away, until nothing is left.
+    while !imports.is_empty() {
+        let free: Vec<String> =
+            imports.iter().filter(|(_, from)| from.is_empty()).map(|(file, _)| file.clone()).collect();
+        assert!(!free.is_empty(), "a circle among {imports:#?}");
+        for file in free {
+            imports.remove(&file);
+            for from in imports.values_mut() {
+                from.remove(&file);
+            }
+        }
+    }
 }
 
 #[test]

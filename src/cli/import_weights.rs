@@ -1,6 +1,10 @@
 //! `statcell import-weights`: a checkpoint of the paper's published program, as safetensors.
 
-use std::{io::Write, path::PathBuf};
+use std::{
+    io::Write,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
 
 use crate::model::import::{self, Facts, ImportError};
 
@@ -56,7 +60,10 @@ pub fn run(arguments: &ImportWeights) -> Result<String, ImportWeightsError> {
     let out = &arguments.out;
     let write = || {
         let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let mut file = tempfile::NamedTempFile::new_in(folder.unwrap_or(std::path::Path::new(".")))?;
+        // The umask decides who may read it, as with every file that people ask for.
+        let mode = std::fs::Permissions::from_mode(0o666);
+        let folder = folder.unwrap_or(Path::new("."));
+        let mut file = tempfile::Builder::new().permissions(mode).tempfile_in(folder)?;
         file.write_all(&parameters.to_safetensors())?;
         file.persist(out)?;
         Ok(())

@@ -15,7 +15,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
-    io::{ErrorKind, Read, Seek, SeekFrom},
+    io::{self, ErrorKind, Read, Seek, SeekFrom, Write},
     os::unix::process::{CommandExt, ExitStatusExt},
     path::{Path, PathBuf},
     process::{Child, Command as Process, ExitStatus, Stdio},
@@ -26,7 +26,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Checked, Context, Input, InputFacts, Inputs, Output, Outputs, Problem, StageError, StageKind};
-use crate::artifact::{ArtifactType, ArtifactWriter};
+use crate::{
+    artifact::{ArtifactError, ArtifactType, ArtifactWriter},
+    store::{StoreError, Tree},
+};
 
 /// How long a program may take to end after it was asked to.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -171,8 +174,9 @@ impl StageKind for Command {
             for artifact in artifacts {
                 context.check()?;
                 for entry in artifact.tree.entries() {
-                    scratch
-                        .write(&format!("{folder}/{}", entry.name), &artifact.read(context.blobs(), &entry.name)?)?;
+                    scratch.fill(&format!("{folder}/{}", entry.name), |file| {
+                        artifact.copy_to(context.blobs(), &entry.name, file)
+                    })?;
                 }
             }
             places.insert(port.clone(), vec![folder]);
@@ -186,10 +190,11 @@ impl StageKind for Command {
                     return Err(StageError::bad_input(format!("`{port}` has two files named `{}`", file.name))
                         .with_help("rename one of them, or give each its own name in `files`"));
                 }
-                let path = scratch.write(&format!("{folder}/{}", file.name), &file.read()?)?;
+                let bytes = file.read()?;
+                let path = scratch.fill(&format!("{folder}/{}", file.name), |to| Ok(to.write_all(&bytes)))?;
                 // A script may be meant to be executed.
                 if let Ok(metadata) = fs::metadata(&file.path) {
-                    fs::set_permissions(&path, metadata.permissions()).map_err(|error| unwritable(&path, &error))?;
+                    fs::set_permissions(&path, metadata.permissions()).map_err(|error| unwritable(&path, error))?;
                 }
             }
             places.insert(port.clone(), files.iter().map(|file| format!("{folder}/{}", file.name)).collect());
@@ -217,8 +222,8 @@ impl StageKind for Command {
             for file in files {
                 context.check()?;
                 let path = folder.join(&file);
-                let bytes = fs::read(&path).map_err(|error| unreadable(&path, &error))?;
-                writer.put(file, &bytes)?;
+                let mut from = File::open(&path).map_err(|error| unreadable(&path, &error))?;
+                writer.put_from(file, &mut from)?.map_err(|error| unreadable(&path, &error))?;
             }
             outputs.insert(name.clone(), writer.finish()?);
         }
@@ -246,8 +251,9 @@ fn expand(argv: &[String], places: &BTreeMap<String, Vec<String>>) -> Vec<String
     expanded
 }
 
-fn unwritable(path: &Path, error: &std::io::Error) -> StageError {
-    StageError::failed(format!("cannot write `{}`: {error}", path.display()))
+/// The folder of a program is the store's: where it cannot be written, the store cannot.
+fn unwritable(path: &Path, source: io::Error) -> StageError {
+    StoreError::Io { action: "write", path: path.to_owned(), source }.into()
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> StageError {
@@ -266,16 +272,22 @@ impl Scratch {
 
     fn folder(&self, name: &str) -> Result<PathBuf, StageError> {
         let path = self.0.join(name);
-        fs::create_dir_all(&path).map_err(|error| unwritable(&path, &error))?;
+        fs::create_dir_all(&path).map_err(|error| unwritable(&path, error))?;
         Ok(path)
     }
 
-    fn write(&self, name: &str, bytes: &[u8]) -> Result<PathBuf, StageError> {
+    /// Makes a file and lets `write` fill it; the inner error of that is the file's.
+    fn fill(
+        &self,
+        name: &str,
+        write: impl FnOnce(&mut File) -> Result<io::Result<()>, ArtifactError>,
+    ) -> Result<PathBuf, StageError> {
         let path = self.0.join(name);
         if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent).map_err(|error| unwritable(parent, &error))?;
+            fs::create_dir_all(parent).map_err(|error| unwritable(parent, error))?;
         }
-        fs::write(&path, bytes).map_err(|error| unwritable(&path, &error))?;
+        let mut file = File::create(&path).map_err(|error| unwritable(&path, error))?;
+        write(&mut file)?.map_err(|error| unwritable(&path, error))?;
         Ok(path)
     }
 }
@@ -294,6 +306,9 @@ fn collect(folder: &Path, prefix: &str, output: &str, files: &mut Vec<String>) -
         if kind.is_dir() {
             collect(&entry.path(), &format!("{relative}/"), output, files)?;
         } else if kind.is_file() {
+            Tree::check_name(&relative).map_err(|error| {
+                StageError::failed(format!("output `{output}`: {error}")).with_help("let the program use another name")
+            })?;
             files.push(relative);
         } else {
             return Err(bad(&relative, "which is neither a file nor a folder"));
@@ -305,8 +320,8 @@ fn collect(folder: &Path, prefix: &str, output: &str, files: &mut Vec<String>) -
 /// Runs the program to its end. What it prints goes to a file: nobody has to read along, and it cannot block.
 fn execute(argv: &[String], params: &CommandParams, scratch: &Scratch, context: &Context) -> Result<(), StageError> {
     let log_path = scratch.0.join("output.log");
-    let log = File::create(&log_path).map_err(|error| unwritable(&log_path, &error))?;
-    let errors = log.try_clone().map_err(|error| unwritable(&log_path, &error))?;
+    let log = File::create(&log_path).map_err(|error| unwritable(&log_path, error))?;
+    let errors = log.try_clone().map_err(|error| unwritable(&log_path, error))?;
     let program = argv.first().map(String::as_str).unwrap_or_default();
     let mut process = Process::new(program);
     process
@@ -404,7 +419,7 @@ mod tests {
     use crate::{
         artifact::Artifact,
         stages::{Facts, FileInput, Host, Item, Progress},
-        store::{Blobs, Digest, MemoryBlobs, Tree},
+        store::{Blobs, Digest, MemoryBlobs},
     };
 
     /// A host with a scratch folder, whose user may want to stop.
