@@ -557,7 +557,7 @@ fn title_size(titles: &[String], width: usize) -> u32 {
 /// A round length (1, 2 or 5 times a power of ten, in µm) of about a third of a tile.
 fn bar_length_um(tile_um: f64) -> f64 {
     let wanted = tile_um / 3.0;
-    let power = 10f64.powf(wanted.log10().floor());
+    let power = libm::pow(10f64, libm::log10(wanted).floor());
     [5.0, 2.0, 1.0].into_iter().find(|step| step * power <= wanted).unwrap_or(1.0) * power
 }
 

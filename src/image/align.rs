@@ -57,8 +57,8 @@ impl Pose {
             yx += count * y * x;
             xx += count * x * x;
         });
-        let angle = 0.5 * (2.0 * yx).atan2(yy - xx);
-        let (sin, cos) = angle.sin_cos();
+        let angle = 0.5 * libm::atan2(2.0 * yx, yy - xx);
+        let (sin, cos) = libm::sincos(angle);
         let mut skew = [0.0; 2];
         columns_um(&mut |count, y, x| {
             skew[0] += count * (cos * y + sin * x).powi(3);
@@ -73,14 +73,14 @@ impl Pose {
 
     /// From the aligned frame, in µm from its middle, to the field's plane, in µm from the nucleus's centre (Y, X).
     fn to_field(self, y: f64, x: f64) -> [f64; 2] {
-        let (sin, cos) = self.angle.sin_cos();
+        let (sin, cos) = libm::sincos(self.angle);
         let (y, x) = (if self.flip[0] { -y } else { y }, if self.flip[1] { -x } else { x });
         [cos * y - sin * x, sin * y + cos * x]
     }
 
     /// The other way.
     fn to_frame(self, y: f64, x: f64) -> [f64; 2] {
-        let (sin, cos) = self.angle.sin_cos();
+        let (sin, cos) = libm::sincos(self.angle);
         let (along, across) = (cos * y + sin * x, cos * x - sin * y);
         [if self.flip[0] { -along } else { along }, if self.flip[1] { -across } else { across }]
     }
@@ -215,7 +215,7 @@ mod tests {
     /// A wedge, long along a slanted axis and thicker at one end, with its nucleus off the middle.
     fn wedge(degrees: f64, mirrored: bool) -> (Volume<u32>, Volume<u32>, [f64; 3]) {
         let (size, voxel) = ([20, 90, 80], [0.5, 0.25, 0.3]);
-        let (sin, cos) = degrees.to_radians().sin_cos();
+        let (sin, cos) = libm::sincos(degrees.to_radians());
         let (mut cells, mut nuclei) = (Volume::filled(size, 0), Volume::filled(size, 0));
         for z in 0..size[0] {
             for y in 0..size[1] {

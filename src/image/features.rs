@@ -50,8 +50,8 @@ impl Features {
         let sum: u64 = histogram.iter().enumerate().map(|(value, n)| value as u64 * n).sum();
         let mean = sum as f64 / count;
         let variance = counted().map(|(value, n)| n * (value - mean).powi(2)).sum::<f64>() / count;
-        let entropy: f64 = counted().map(|(_, n)| -(n / count) * (n / count).ln()).sum();
-        let sphericity = PI.cbrt() * (6.0 * count).powf(2.0 / 3.0) / circumference as f64;
+        let entropy: f64 = counted().map(|(_, n)| -(n / count) * libm::log(n / count)).sum();
+        let sphericity = libm::cbrt(PI) * libm::pow(6.0 * count, 2.0 / 3.0) / circumference as f64;
         Self {
             area,
             circumference,

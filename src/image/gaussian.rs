@@ -45,7 +45,7 @@ fn half_kernel(sigma: f64) -> Vec<f32> {
         return vec![1.0];
     }
     let radius = (3.0 * sigma).ceil() as usize;
-    let raw: Vec<f64> = (0..=radius).map(|i| (-0.5 * (i as f64 / sigma).powi(2)).exp()).collect();
+    let raw: Vec<f64> = (0..=radius).map(|i| libm::exp(-0.5 * (i as f64 / sigma).powi(2))).collect();
     let sum = 2.0 * raw.iter().sum::<f64>() - 1.0;
     raw.iter().map(|weight| (weight / sum) as f32).collect()
 }

@@ -4,11 +4,14 @@
 //! Everything else is computed again where it is needed: a pass over memory costs less than the memory.
 
 use super::layout::{Block, Conditioned, Layer, Layout, Norm};
-use crate::nn::{
-    Direction, Finish, Maps, Pool, Shape, apply,
-    norm::{self, Affine, Moments, NormGradient},
-    spectral::Iteration,
-    weight_gradient,
+use crate::{
+    nn::{
+        Direction, Finish, Maps, Pool, Shape, apply,
+        norm::{self, Affine, Moments, NormGradient},
+        spectral::Iteration,
+        weight_gradient,
+    },
+    simd,
 };
 
 /// Buffers that are used again from step to step.
@@ -304,7 +307,8 @@ impl<'a> Pass<'a> {
     /// The condition by the reference image. The convolution is linear in few channels, so its statistics follow from theirs,
     /// and its output is never written down.
     fn reference_condition(&mut self, condition: &Conditioned, block: &Block, given: &Conditions) -> ConditionTape {
-        let inverse = f64::from(self.normalise(&condition.conv));
+        self.normalise(&condition.conv);
+        let inverse = 1.0 / f64::from(self.iterations[condition.conv.number].as_ref().expect("just done").sigma);
         let sampled = &given.levels[block.level];
         let count = sampled.maps.shape().voxels();
         let (inputs, outputs) = (condition.conv.inputs, condition.conv.outputs);
@@ -338,7 +342,8 @@ impl<'a> Pass<'a> {
 
     /// The condition by the label: one vector an image, the same at every voxel.
     fn label_condition(&mut self, condition: &Conditioned, given: &Conditions) -> ConditionTape {
-        let inverse = f64::from(self.normalise(&condition.conv));
+        self.normalise(&condition.conv);
+        let inverse = 1.0 / f64::from(self.iterations[condition.conv.number].as_ref().expect("just done").sigma);
         let outputs = condition.conv.outputs;
         let values = self.values;
         let value = |label: usize, output: usize| {
@@ -471,18 +476,19 @@ impl<'a> Pass<'a> {
             self.reference_back(&layers[0], &tapes[0], &given.levels[block.level], &gradient, gradients);
             self.label_back(&layers[1], &tapes[1], &given.labels, &gradient, gradients);
         }
-        channel_sums(&gradient, &mut gradients[block.bypass.bias.clone()]);
         // The bypass. `half`: its gradient at the input's size.
         let mut result = None;
         if block.up {
             let mut half = self.workspace.pool.take(Shape { size: block.input, ..outer });
             sum_corners(&gradient, &mut half);
+            channel_sums(&half, &mut gradients[block.bypass.bias.clone()]);
             self.weight_gradient(&block.bypass, input, &half, gradients);
             let mut out = self.workspace.pool.take(input.shape().with_border([0; 3]));
             self.input_gradient(&block.bypass, &half, &mut out, false);
             self.workspace.pool.give(half);
             result = Some(out);
         } else {
+            channel_sums(&gradient, &mut gradients[block.bypass.bias.clone()]);
             let pooled = self.pool_average(block, input);
             self.weight_gradient(&block.bypass, &pooled, &gradient, gradients);
             self.workspace.pool.give(pooled);
@@ -715,7 +721,7 @@ impl Sum<'_> {
                     add_reference(out, sampled.row(row), tape, channels);
                 }
                 if self.softplus {
-                    out.iter_mut().for_each(|value| *value = softplus(*value));
+                    out.iter_mut().for_each(|value| *value = simd::softplus(*value));
                 } else {
                     out.iter_mut().for_each(|value| *value = value.max(0.0));
                 }
@@ -742,11 +748,6 @@ fn add_reference(out: &mut [f32], reference: &[f32], tape: &ConditionTape, chann
     }
 }
 
-/// ln(1 + eˣ).
-fn softplus(value: f32) -> f32 {
-    value.max(0.0) + (-value.abs()).exp().ln_1p()
-}
-
 /// Turns the gradient of an activation's output into that of its input, which the output tells: ReLU lets through where it is
 /// above zero, softplus has the derivative 1 − e^(−output).
 fn before_activation(gradient: &mut Maps, out: &Maps, softplus: bool) {
@@ -755,7 +756,7 @@ fn before_activation(gradient: &mut Maps, out: &Maps, softplus: bool) {
         |row, gradient| {
             let pairs = gradient.iter_mut().zip(out.row(row));
             if softplus {
-                pairs.for_each(|(gradient, out)| *gradient *= -(-out).exp_m1());
+                pairs.for_each(|(gradient, out)| *gradient *= -simd::exp_m1_of_negative(-out));
             } else {
                 pairs.for_each(|(gradient, out)| *gradient = if *out > 0.0 { *gradient } else { 0.0 });
             }

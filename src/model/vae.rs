@@ -80,7 +80,7 @@ pub struct Vae {
 #[must_use]
 pub fn kl_divergence(mu: f32, logvar: f32) -> f64 {
     let (mu, logvar) = (f64::from(mu), f64::from(logvar));
-    -0.5 * (1.0 + logvar - mu * mu - logvar.exp())
+    -0.5 * (1.0 + logvar - mu * mu - libm::exp(logvar))
 }
 
 impl Vae {
@@ -287,7 +287,7 @@ impl Vae {
             let mut latents = mu.clone();
             for (image, rng) in noise.iter_mut().enumerate() {
                 for at in image * latent..(image + 1) * latent {
-                    latents[at] += (0.5 * logvar[at]).exp() * rng.normal() as f32;
+                    latents[at] += libm::expf(0.5 * logvar[at]) * rng.normal() as f32;
                 }
             }
             let out = self.decode_in(&latents, conditions.as_ref(), &mut workspace);
@@ -365,7 +365,7 @@ impl Vae {
         let last_shape = last.shape();
         let mut vectors = pass.workspace.pool.take(mu.shape());
         for (at, z) in vectors.data_mut().iter_mut().enumerate() {
-            *z = mu.data()[at] + noise[at] * (0.5 * logvar.data()[at]).exp();
+            *z = mu.data()[at] + noise[at] * libm::expf(0.5 * logvar.data()[at]);
         }
         let start = pass.start(vectors);
         let mut decoder: Vec<BlockTape> = Vec::new();
@@ -414,7 +414,7 @@ impl Vae {
             let (mu, logvar, upstream) = (mu_values[at], logvar_values[at], to_latent.data()[at]);
             to_mu.data_mut()[at] = upstream + by_kl * mu;
             to_logvar.data_mut()[at] =
-                upstream * noise[at] * 0.5 * (0.5 * logvar).exp() + by_kl * 0.5 * (logvar.exp() - 1.0);
+                upstream * noise[at] * 0.5 * libm::expf(0.5 * logvar) + by_kl * 0.5 * (libm::expf(logvar) - 1.0);
         }
         let mut gradient = pass.heads_back(&flat, &to_mu, &to_logvar, last_shape, gradients);
         [flat, to_mu, to_logvar, to_latent].into_iter().for_each(|maps| pass.workspace.pool.give(maps));

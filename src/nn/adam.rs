@@ -48,7 +48,7 @@ impl Adam {
         assert_eq!((values.len(), gradients.len(), self.second.len()), (count, count, count));
         self.steps += 1;
         let [beta1, beta2] = parameters.betas;
-        let correction = |beta: f64| 1.0 - beta.powf(self.steps as f64);
+        let correction = |beta: f64| 1.0 - libm::pow(beta, self.steps as f64);
         let step = (parameters.learning_rate / correction(beta1)) as f32;
         let root = (1.0 / correction(beta2).sqrt()) as f32;
         let epsilon = parameters.epsilon as f32;

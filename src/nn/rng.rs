@@ -67,8 +67,8 @@ impl Rng {
         if let Some(value) = self.spare_normal.take() {
             return value;
         }
-        let radius = (-2.0 * (1.0 - self.uniform()).ln()).sqrt();
-        let (sine, cosine) = (std::f64::consts::TAU * self.uniform()).sin_cos();
+        let radius = (-2.0 * libm::log(1.0 - self.uniform())).sqrt();
+        let (sine, cosine) = libm::sincos(std::f64::consts::TAU * self.uniform());
         self.spare_normal = Some(radius * sine);
         radius * cosine
     }

@@ -3,10 +3,12 @@
 //! Nothing here changes a bit of a result: vector registers only do more of the same operations at once, and products are added with
 //! fused multiply-adds everywhere.
 
+mod elementary;
 mod lanes;
 
 use std::sync::OnceLock;
 
+pub(crate) use elementary::{exp_m1_of_negative, softplus};
 pub(crate) use lanes::{Lanes, WithLanes, with_lanes};
 
 static USED: OnceLock<Instructions> = OnceLock::new();

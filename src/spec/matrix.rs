@@ -144,7 +144,7 @@ fn counted(axis: &Node, table: &Table) -> Result<Vec<String>, SpecError> {
             match step {
                 0 => from,
                 _ if step + 1 == count => to,
-                _ if logarithmic => round(from * (to / from).powf(part), 12),
+                _ if logarithmic => round(from * libm::pow(to / from, part), 12),
                 _ => from + (to - from) * part,
             }
         })

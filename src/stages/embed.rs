@@ -51,7 +51,7 @@ impl StageKind for Embed {
     type Params = Params;
 
     const NAME: &'static str = "embed";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
     const ABOUT: &'static str = "places cells in a model's latent space: μ, log σ², KL, reconstruction error, ELBO";
 
     fn inputs(_: Option<&Params>) -> Vec<Input> {
@@ -113,7 +113,7 @@ impl StageKind for Embed {
             let condition = image.condition(labels[index]);
             let (mu, logvar) = inference.encode(&image.encoded, condition)?;
             let mut rng = Rng::new(params.seed, &format!("embed {}", cells.ids()[row]), 0);
-            let draw = |(&mu, &logvar): (&f32, &f32)| mu + rng.normal() as f32 * (0.5 * logvar).exp();
+            let draw = |(&mu, &logvar): (&f32, &f32)| mu + rng.normal() as f32 * libm::expf(0.5 * logvar);
             let draws = mu.iter().zip(&logvar).cycle().take(params.samples * mu.len());
             let z: Vec<f32> = draws.map(draw).collect();
             let squares =

@@ -84,7 +84,7 @@ struct FieldResult {
 impl StageKind for Evaluate {
     type Params = EvaluateParams;
     const NAME: &'static str = "evaluate";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str = "holds nuclei and cells that were found against the true ones, and their alignment";
 
     fn inputs(_: Option<&EvaluateParams>) -> Vec<Input> {

@@ -42,7 +42,7 @@ const VALUES: &str = "features.json";
 impl StageKind for Features {
     type Params = FeaturesParams;
     const NAME: &'static str = "features";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str = "measures shape and intensity of nucleus and cell: 14 features a cell";
 
     fn inputs(_: Option<&FeaturesParams>) -> Vec<Input> {

@@ -54,7 +54,7 @@ impl StageKind for LatentWalk {
     type Params = Params;
 
     const NAME: &'static str = "latent-walk";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
     const ABOUT: &'static str = "walks along a model's top latent dimensions and shows what changes";
 
     fn inputs(_: Option<&Params>) -> Vec<Input> {

@@ -65,7 +65,7 @@ fn yes() -> bool {
 impl StageKind for Normalize {
     type Params = NormalizeParams;
     const NAME: &'static str = "normalize";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str = "subtracts the background, masks, and scales intensities to [0, 1]";
 
     fn inputs(_: Option<&NormalizeParams>) -> Vec<Input> {
@@ -168,7 +168,7 @@ fn most_populous(values: impl Iterator<Item = f32>) -> f32 {
         below[value + 1] = below[value] + count;
     }
     let quantile = |share: f64| below.partition_point(|&seen| (seen as f64) < share * total as f64);
-    let half = ((quantile(0.75) - quantile(0.25)) as f64 / (total.max(1) as f64).cbrt()).round() as usize;
+    let half = ((quantile(0.75) - quantile(0.25)) as f64 / libm::cbrt(total.max(1) as f64)).round() as usize;
     let around = |value: usize| below[(value + half + 1).min(counts.len())] - below[value.saturating_sub(half)];
     let present = (0..counts.len()).rev().filter(|&value| counts[value] > 0);
     present.max_by_key(|&value| (around(value), counts[value])).unwrap_or(0) as f32

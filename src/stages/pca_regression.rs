@@ -54,7 +54,7 @@ fn default_fraction() -> f64 {
 impl StageKind for PcaRegression {
     type Params = PcaRegressionParams;
     const NAME: &'static str = "pca-regression";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str =
         "explains the features of cells by the latent dimensions of models; rate against distortion";
 

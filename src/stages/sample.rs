@@ -58,7 +58,7 @@ impl StageKind for Sample {
     type Params = Params;
 
     const NAME: &'static str = "sample";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
     const ABOUT: &'static str = "draws new cells from a reference model, and structures into them from a target model";
 
     fn inputs(_: Option<&Params>) -> Vec<Input> {

@@ -181,7 +181,7 @@ impl StageKind for SegmentAlign {
     type Params = Params;
 
     const NAME: &'static str = "segment-align";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
     const ABOUT: &'static str = "finds the cells of each field and turns each into an aligned image of its own";
 
     fn inputs(_: Option<&Params>) -> Vec<Input> {

@@ -117,7 +117,7 @@ impl SplitParams {
 /// The error of a side that no cell fell on.
 fn empty(name: &str, share: f64, cells: usize) -> StageError {
     // With n cells, each on this side with this probability, none is with probability (1 - share)^n.
-    let enough = ((0.01_f64).ln() / (1.0 - share).ln()).ceil();
+    let enough = (libm::log(0.01_f64) / libm::log(1.0 - share)).ceil();
     let help = if cells == 0 {
         "there are no cells at all: look at the stage that gives them".to_owned()
     } else {

@@ -108,7 +108,7 @@ const CHECKPOINT_SHARE: f64 = 0.02;
 impl StageKind for TrainReference {
     type Params = TrainParams;
     const NAME: &'static str = "train-reference";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const ABOUT: &'static str = "learns cell and nuclear shape: the reference model (MR)";
     const EXTENT: &'static [&'static str] = EXTENT;
 
@@ -132,7 +132,7 @@ impl StageKind for TrainReference {
 impl StageKind for TrainTarget {
     type Params = TrainParams;
     const NAME: &'static str = "train-target";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const ABOUT: &'static str = "learns where structures lie in a given cell: the target model (MT)";
     const EXTENT: &'static [&'static str] = EXTENT;
 

@@ -84,7 +84,7 @@ impl Axis {
             return AxisLayout { low: -0.5, high: names.len().max(1) as f64 - 0.5, log: false, ticks };
         }
         let log = self.scale == Scale::Log;
-        let along = |value: f64| if log { value.log10() } else { value };
+        let along = |value: f64| if log { libm::log10(value) } else { value };
         let bound = self.include.iter().copied().filter(|&v| self.shows(v)).map(along);
         let shown = values.filter(|&v| self.shows(v)).map(along);
         let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
@@ -126,7 +126,7 @@ pub(super) struct AxisLayout {
 impl AxisLayout {
     /// Where a value stands between 0 (low end) and 1 (high end).
     pub(super) fn position(&self, value: f64) -> f64 {
-        let along = if self.log { value.log10() } else { value };
+        let along = if self.log { libm::log10(value) } else { value };
         (along - self.low) / (self.high - self.low)
     }
 }
@@ -134,7 +134,7 @@ impl AxisLayout {
 /// The smallest of 1, 2, 2.5, 5 times a power of ten that gives at most `count` steps.
 fn step(range: f64, count: f64) -> f64 {
     let raw = range / count;
-    let power = 10f64.powf(raw.log10().floor());
+    let power = libm::pow(10f64, libm::log10(raw).floor());
     let factors = [1.0, 2.0, 2.5, 5.0, 10.0];
     factors.into_iter().map(|factor| factor * power).find(|&step| step >= raw * (1.0 - 1e-9)).unwrap_or(10.0 * power)
 }
@@ -152,7 +152,7 @@ fn linear_ticks(low: f64, high: f64, count: f64) -> Vec<(f64, String)> {
 fn log_ticks(low: f64, high: f64, count: f64) -> Vec<(f64, String)> {
     let decades = high - low;
     if decades < 0.7 {
-        let (from, to) = (10f64.powf(low), 10f64.powf(high));
+        let (from, to) = (libm::pow(10f64, low), libm::pow(10f64, high));
         return linear_ticks(from, to, count).into_iter().filter(|(value, _)| *value > 0.0).collect();
     }
     let every = (decades / count).ceil().max(1.0) as i64;
@@ -164,7 +164,7 @@ fn log_ticks(low: f64, high: f64, count: f64) -> Vec<(f64, String)> {
         }
         for factor in factors {
             let value = factor * 10f64.powi(power as i32);
-            if value.log10() >= low - 1e-9 && value.log10() <= high + 1e-9 {
+            if libm::log10(value) >= low - 1e-9 && libm::log10(value) <= high + 1e-9 {
                 let label = if (-4..6).contains(&power) {
                     number(value, (-power).max(0) as usize)
                 } else {
@@ -192,8 +192,8 @@ fn number_with_power(value: f64, power: i64) -> String {
 /// A number for people: a true minus sign, thousands set apart.
 pub(super) fn number(value: f64, decimals: usize) -> String {
     if value.abs() >= 1e7 {
-        let power = value.abs().log10().floor();
-        let factor = (value.abs() / 10f64.powf(power) * 1000.0).round() / 1000.0;
+        let power = libm::log10(value.abs()).floor();
+        let factor = (value.abs() / libm::pow(10f64, power) * 1000.0).round() / 1000.0;
         return format!("{}{factor}e{power}", if value < 0.0 { "−" } else { "" });
     }
     let text = format!("{:.decimals$}", value.abs());
@@ -215,7 +215,7 @@ pub(in crate::figures) fn short_number(value: f64) -> String {
     if value == 0.0 {
         return "0".to_owned();
     }
-    let power = value.abs().log10().floor() as i32;
+    let power = libm::log10(value.abs()).floor() as i32;
     if !(-4..7).contains(&power) {
         return format!("{value:.2e}").replace('-', "−");
     }

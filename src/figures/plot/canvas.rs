@@ -181,7 +181,7 @@ impl Canvas {
         let (mut on, mut left) = (true, dash);
         for pair in points.windows(2) {
             let [from, to] = [pair[0], pair[1]];
-            let length = (to[0] - from[0]).hypot(to[1] - from[1]);
+            let length = libm::hypot(to[0] - from[0], to[1] - from[1]);
             let at = |distance: f64| {
                 let part = distance / length;
                 [from[0] + (to[0] - from[0]) * part, from[1] + (to[1] - from[1]) * part]

@@ -290,7 +290,7 @@ impl Chart {
             |layout: &AxisLayout| layout.ticks.iter().map(|(_, label)| TICK_FONT.width(label)).fold(0.0, f64::max);
         let turned = self.x.names().is_some_and(|names| widest(&x) > self.size[0] / names.len().max(1) as f64 - 4.0);
         let label_height = if turned {
-            widest(&x) * TURNED_DEGREES.to_radians().sin().abs() + 10.0
+            widest(&x) * libm::sin(TURNED_DEGREES.to_radians()).abs() + 10.0
         } else {
             f64::from(TICK_FONT.size) + 2.0
         };
@@ -299,7 +299,7 @@ impl Chart {
         let hanging = if turned {
             let slot = self.size[0] / x.ticks.len().max(1) as f64;
             let reach = |(index, (_, label)): (usize, &(f64, String))| {
-                TICK_FONT.width(label) * TURNED_DEGREES.to_radians().cos() - slot * (index as f64 + 0.5)
+                TICK_FONT.width(label) * libm::cos(TURNED_DEGREES.to_radians()) - slot * (index as f64 + 0.5)
             };
             x.ticks.iter().enumerate().map(reach).fold(0.0, f64::max)
         } else {

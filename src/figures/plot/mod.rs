@@ -28,14 +28,16 @@ mod tests {
     use super::*;
 
     fn wave(phase: f64) -> Vec<[f64; 2]> {
-        (1..=30).map(|i| [f64::from(i), -400.0 - 900.0 / f64::from(i) + 9.0 * (f64::from(i) + phase).sin()]).collect()
+        (1..=30)
+            .map(|i| [f64::from(i), -400.0 - 900.0 / f64::from(i) + 9.0 * libm::sin(f64::from(i) + phase)])
+            .collect()
     }
 
     fn cloud(count: usize, seed: f64) -> Vec<[f64; 2]> {
         (0..count)
             .map(|i| {
-                let a = (i as f64 * 12.9898 + seed).sin() * 43758.5453;
-                let b = (i as f64 * 78.233 + seed).sin() * 12543.123;
+                let a = libm::sin(i as f64 * 12.9898 + seed) * 43758.5453;
+                let b = libm::sin(i as f64 * 78.233 + seed) * 12543.123;
                 [(a - a.floor() - 0.5) * 4.0 + seed, (b - b.floor() - 0.5) * 3.0]
             })
             .collect()
@@ -70,7 +72,7 @@ mod tests {
                 .reference("rate + distortion = best", &[[0.0, 700.0], [700.0, 0.0]])
                 .graded_curve("β", &curve, &betas)
                 .labels(&curve, betas.iter().map(|b| format!("β = {b}")));
-        let spectrum: Vec<[f64; 2]> = (1..=32).map(|i| [f64::from(i), 9.0 * (-0.2 * f64::from(i)).exp()]).collect();
+        let spectrum: Vec<[f64; 2]> = (1..=32).map(|i| [f64::from(i), 9.0 * libm::exp(-0.2 * f64::from(i))]).collect();
         let bars = Chart::new(Axis::linear("rank"), Axis::linear("mean KL (nats)"))
             .bars("", &spectrum)
             .reference("threshold 0.6", &[[-10.0, 0.6], [99.0, 0.6]]);
@@ -90,7 +92,7 @@ mod tests {
             })
             .collect();
         let names: Vec<String> = (0..8).map(|i| format!("nucleus feature {i}")).collect();
-        let heat: Vec<f64> = (0..64).map(|i| (f64::from(i) * 0.7).sin()).collect();
+        let heat: Vec<f64> = (0..64).map(|i| libm::sin(f64::from(i) * 0.7)).collect();
         let map = Chart::new(Axis::categories("", names.clone()), Axis::categories("", names)).heat_map(
             "Pearson r",
             8,

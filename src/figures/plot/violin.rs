@@ -15,12 +15,12 @@ fn density(sorted: &[f64]) -> Option<Vec<(f64, f64)>> {
     let quartiles = quantile(sorted, 0.75) - quantile(sorted, 0.25);
     let deviation = standard_deviation(sorted);
     let spread = if quartiles > 0.0 { deviation.min(quartiles / 1.34) } else { deviation };
-    let bandwidth = 0.9 * spread * (sorted.len() as f64).powf(-0.2);
+    let bandwidth = 0.9 * spread * libm::pow(sorted.len() as f64, -0.2);
     if sorted.len() < 6 || bandwidth <= 0.0 {
         return None;
     }
     let at = |step: usize| low + (high - low) * step as f64 / STEPS as f64;
-    let kernel = |distance: f64| (-0.5 * (distance / bandwidth).powi(2)).exp();
+    let kernel = |distance: f64| libm::exp(-0.5 * (distance / bandwidth).powi(2));
     Some((0..=STEPS).map(|step| (at(step), sorted.iter().map(|v| kernel(v - at(step))).sum())).collect())
 }
 

@@ -48,8 +48,8 @@ pub fn nuclei(dna: &Volume<f32>, voxel_um: [f64; 3], params: &NucleiParams) -> (
 
     // A start: Otsu's threshold of the logarithm, so that a mitotic nucleus, many times brighter, does not hide the others.
     let lowest = image.data.iter().copied().fold(f32::INFINITY, f32::min);
-    let log = Volume::new(image.size, image.data.par_iter().map(|value| (value - lowest + 1.0).ln()).collect());
-    let threshold = otsu(&log).exp() + lowest - 1.0;
+    let log = Volume::new(image.size, image.data.par_iter().map(|value| libm::logf(value - lowest + 1.0)).collect());
+    let threshold = libm::expf(otsu(&log)) + lowest - 1.0;
     let start = image.map(|&value| u8::from(value > threshold));
     let (mut sums, mut counts) = ([0.0_f64; 2], [0.0_f64; 2]);
     for (&value, &inside) in image.data.iter().zip(&start.data) {

@@ -40,7 +40,7 @@ impl Frame {
         let from_middle: Point =
             std::array::from_fn(|axis| (position[axis] + 0.5 - self.size[axis] as f64 / 2.0) * self.voxel_um[axis]);
         let (y, x) = (from_middle[1] * self.mirrored[0], from_middle[2] * self.mirrored[1]);
-        let (sine, cosine) = self.angle.sin_cos();
+        let (sine, cosine) = libm::sincos(self.angle);
         [
             self.centre[0] + from_middle[0],
             self.centre[1] + y * cosine - x * sine,
@@ -51,7 +51,7 @@ impl Frame {
     /// The voxel position of a point; the reverse of [`Frame::point`].
     pub(super) fn position(&self, point: Point) -> Point {
         let [z, y, x] = subtract(point, self.centre);
-        let (sine, cosine) = self.angle.sin_cos();
+        let (sine, cosine) = libm::sincos(self.angle);
         let from_middle = [z, (y * cosine + x * sine) * self.mirrored[0], (x * cosine - y * sine) * self.mirrored[1]];
         std::array::from_fn(|axis| from_middle[axis] / self.voxel_um[axis] + self.size[axis] as f64 / 2.0 - 0.5)
     }
@@ -114,7 +114,7 @@ impl<'a> Canvas<'a> {
             profile[axis] = (first as usize..=last as usize)
                 .map(|voxel_index| {
                     let distance = (voxel_index as f64 - position[axis]) * voxel / seen;
-                    (-0.5 * distance * distance).exp()
+                    libm::exp(-0.5 * distance * distance)
                 })
                 .collect();
         }

@@ -106,12 +106,12 @@ impl CellShape {
         let mut lateral = smooth_minimum(self.gaps(z, wavy_y, wavy_x), corner);
         if let Some(furrow) = &self.furrow {
             let along = furrow.axis[0] * wavy_y + furrow.axis[1] * wavy_x;
-            lateral -= furrow.depth * (-(along / 2.0).powi(2)).exp();
+            lateral -= furrow.depth * libm::exp(-(along / 2.0).powi(2));
         }
         let top = self.edge_height
             + self.slope[0] * y
             + self.slope[1] * x
-            + self.dome * (1.0 - (-lateral.max(0.0) / DOME_REACH_UM).exp());
+            + self.dome * (1.0 - libm::exp(-lateral.max(0.0) / DOME_REACH_UM));
         let inside = smooth_minimum([lateral, top - z, z].into_iter(), 0.25 + 0.5 * self.roundness);
         Place { inside, lateral, below_top: top - z }
     }
@@ -141,15 +141,15 @@ pub(super) fn draw_sides(rng: &mut Rng, elongation: f64, angle: f64) -> Vec<Side
         _ => 7,
     };
     let turn = rng.uniform();
-    let (sine, cosine) = angle.sin_cos();
+    let (sine, cosine) = libm::sincos(angle);
     let stretch = elongation.sqrt();
     (0..count)
         .map(|number| {
             let around = std::f64::consts::TAU * (f64::from(number) + turn + 0.09 * rng.normal()) / f64::from(count);
             let offset = (1.0 + 0.08 * rng.normal()).max(0.7);
             // Stretching moves a half-plane's border by the inverse of the stretch applied to its normal.
-            let (along, across) = (around.cos() / stretch, around.sin() * stretch);
-            let length = along.hypot(across);
+            let (along, across) = (libm::cos(around) / stretch, libm::sin(around) * stretch);
+            let length = libm::hypot(along, across);
             let (along, across) = (along / length, across / length);
             Side {
                 normal: [along * cosine - across * sine, along * sine + across * cosine],
@@ -189,7 +189,7 @@ mod tests {
         assert!(shape.place([11.0, 0.0, 0.0]).inside > 0.0 && shape.place([11.6, 0.0, 0.0]).inside < 0.0);
         let reach = shape.reach();
         for step in 0..24 {
-            let (sine, cosine) = (f64::from(step) * std::f64::consts::TAU / 24.0).sin_cos();
+            let (sine, cosine) = libm::sincos(f64::from(step) * std::f64::consts::TAU / 24.0);
             for z in [0.5, 5.0, 10.0] {
                 assert!(shape.place([z, reach * cosine, reach * sine]).inside < 0.0, "{step} {z}");
             }

@@ -165,10 +165,10 @@ fn sites(params: &SimulateParams, number: usize, span: [f64; 2]) -> Vec<Site> {
     let spacing = SPACING_UM / params.density.sqrt();
     let turn = TAU * rng.uniform();
     let shift = [rng.uniform() * spacing, rng.uniform() * spacing];
-    let (sine, cosine) = turn.sin_cos();
+    let (sine, cosine) = libm::sincos(turn);
     let margin = 1.6 * spacing;
     // A square of the lattice that holds the field however it is turned.
-    let half = ((span[0].hypot(span[1]) / 2.0 + margin + spacing) / (spacing * 0.866)).ceil() as i32;
+    let half = ((libm::hypot(span[0], span[1]) / 2.0 + margin + spacing) / (spacing * 0.866)).ceil() as i32;
     let mut sites = Vec::new();
     for row in -half..=half {
         for column in -half..=half {
@@ -195,7 +195,7 @@ fn sides(sites: &[Site], own: usize) -> Vec<Side> {
     let mut all = Vec::new();
     for (other, neighbour) in sites.iter().enumerate() {
         let away = [neighbour.at[0] - site.at[0], neighbour.at[1] - site.at[1]];
-        let distance = away[0].hypot(away[1]);
+        let distance = libm::hypot(away[0], away[1]);
         if other == own || distance > 3.0 * SPACING_UM {
             continue;
         }
@@ -206,7 +206,7 @@ fn sides(sites: &[Site], own: usize) -> Vec<Side> {
     // Sides that bound the cell in no direction are left out.
     let mut bounding: Vec<usize> = (0..90)
         .filter_map(|step| {
-            let (sine, cosine) = (TAU * f64::from(step) / 90.0).sin_cos();
+            let (sine, cosine) = libm::sincos(TAU * f64::from(step) / 90.0);
             let reach = |side: &Side| {
                 let towards = side.normal[0] * cosine + side.normal[1] * sine;
                 if towards > 1e-6 { side.offset / towards } else { f64::INFINITY }
@@ -270,7 +270,7 @@ fn simulate(
             ..specimen.traits
         };
         if let Some(furrow) = &mut specimen.cell.furrow {
-            let (sine, cosine) = outline.angle.sin_cos();
+            let (sine, cosine) = libm::sincos(outline.angle);
             furrow.axis = [cosine, sine];
         }
         specimen.furnish(&mut rng);
@@ -308,7 +308,7 @@ fn simulate(
     let mut pixels = Vec::with_capacity(voxels * channels.len());
     electrons.resize(channels.len(), 0.0);
     for (data, electrons) in channels.iter_mut().zip(electrons) {
-        let dye = (0.15 * light.normal()).exp();
+        let dye = libm::exp(0.15 * light.normal());
         optics::blur(data, size, voxel_um);
         optics::expose(data, electrons * dye * params.brightness, &mut camera);
         pixels.extend(data.iter().map(|&value| value as u16));

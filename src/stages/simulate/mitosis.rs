@@ -78,11 +78,11 @@ impl Chromosomes {
     /// Chromosomes at a stage after prophase. `axis`: of the spindle; `progress` in [0, 1]: how far through the stage; `volume`:
     /// of the cell in µm³, to which spindles adapt.
     pub(super) fn draw(rng: &mut Rng, stage: Stage, progress: f64, centre: Point, axis: Point, volume: f64) -> Self {
-        let size = (volume / 2300.0).cbrt();
+        let size = libm::cbrt(volume / 2300.0);
         let mut rods = Vec::new();
         let sides = perpendicular(axis);
         let on_plate = |along: f64, radius: f64, around: f64| {
-            let (sine, cosine) = around.sin_cos();
+            let (sine, cosine) = libm::sincos(around);
             add(scale(axis, along), add(scale(sides[0], radius * cosine), scale(sides[1], radius * sine)))
         };
         let mut separation = 0.0;

@@ -60,7 +60,7 @@ impl Nucleus {
 
     fn own_inside(&self, point: Point) -> f64 {
         let [z, y, x] = subtract(point, self.centre);
-        let (sine, cosine) = self.angle.sin_cos();
+        let (sine, cosine) = libm::sincos(self.angle);
         let offset = [z, y * cosine + x * sine, x * cosine - y * sine];
         let relative: Point = std::array::from_fn(|axis| offset[axis] / self.half_axes[axis]);
         let radius = length(relative);
@@ -82,9 +82,9 @@ impl Nucleus {
         let total: f64 = shares.iter().sum();
         for share in shares {
             let own = 0.055 * volume * share / total;
-            let radius = (own * 3.0 / (4.0 * std::f64::consts::PI)).cbrt();
+            let radius = libm::cbrt(own * 3.0 / (4.0 * std::f64::consts::PI));
             for _ in 0..40 {
-                let reach = rng.uniform().cbrt();
+                let reach = libm::cbrt(rng.uniform());
                 let way = scale(random_direction(rng), reach);
                 let centre: Point = std::array::from_fn(|axis| self.centre[axis] + way[axis] * self.half_axes[axis]);
                 let apart = self.nucleoli.iter().all(|n| length(subtract(n.centre, centre)) > n.radius + radius + 0.4);
@@ -113,7 +113,7 @@ impl Nucleus {
         let clumps = self.clumps.at(point);
         let grain = self.grain.at(add(point, [31.7, 11.3, 5.9]));
         // Spread-out chromatin: denser patches, and a denser rim. Condensed chromatin: bright threads in the dark.
-        let rim = 0.18 * (-(inside - 0.4).powi(2) / 0.3).exp();
+        let rim = 0.18 * libm::exp(-(inside - 0.4).powi(2) / 0.3);
         let spread = 0.92 + 0.30 * clumps + 0.22 * grain + rim;
         let threads = 0.35 + 2.4 * (1.0 - (grain + 0.35 * clumps).abs()).clamp(0.0, 1.0).powi(5);
         edge * hollow * (spread + self.condensation * (threads - spread)).max(0.08)

@@ -22,7 +22,7 @@ pub(super) fn blur(data: &mut [f32], size: [usize; 3], voxel_um: Point) {
         let sigma = BLUR_UM[axis] / voxel_um[axis];
         let reach = (3.0 * sigma).ceil() as usize;
         let weights: Vec<f32> = {
-            let raw: Vec<f64> = (0..=reach).map(|i| (-0.5 * (i as f64 / sigma).powi(2)).exp()).collect();
+            let raw: Vec<f64> = (0..=reach).map(|i| libm::exp(-0.5 * (i as f64 / sigma).powi(2))).collect();
             let total = raw[0] + 2.0 * raw[1..].iter().sum::<f64>();
             raw.iter().map(|weight| (weight / total) as f32).collect()
         };

@@ -179,7 +179,7 @@ fn simulate(params: &SimulateParams, number: usize, stage: Stage) -> Result<(Cel
     let anatomy = specimen.anatomy(&frame);
 
     let mut light = stream("light");
-    let mut dye = |spread: f64| (spread * light.normal()).exp();
+    let mut dye = |spread: f64| libm::exp(spread * light.normal());
     let (membrane_dye, dna_dye, expression) = (dye(0.18), dye(0.18), dye(0.22));
     let membrane = structures::paint_membrane(&specimen, &frame, &anatomy, &mut stream("membrane"));
     let dna = specimen.chromatin(&frame, &anatomy).into_iter().map(|density| density as f32).collect();
@@ -230,7 +230,7 @@ fn truth(specimen: &Specimen, frame: &Frame, image: &CellImage) -> Truth {
         Dna::Nucleus(_) => -1.0,
         Dna::Chromosomes(chromosomes) => {
             let (from, to) = (frame.position(chromosomes.poles[0]), frame.position(chromosomes.poles[1]));
-            (to[2] - from[2]).abs().atan2((to[1] - from[1]).abs()).to_degrees()
+            libm::atan2((to[2] - from[2]).abs(), (to[1] - from[1]).abs()).to_degrees()
         }
     };
     Truth {

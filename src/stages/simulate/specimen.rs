@@ -86,7 +86,7 @@ const MEASURED_UM: f64 = 1.2;
 const VOLUME_SPREAD: f64 = 0.263;
 
 fn log_normal(rng: &mut Rng, median: f64, spread: f64) -> f64 {
-    median * (spread * rng.normal().clamp(-2.6, 2.6)).exp()
+    median * libm::exp(spread * rng.normal().clamp(-2.6, 2.6))
 }
 
 impl Traits {
@@ -94,7 +94,7 @@ impl Traits {
     /// 1283 to 3046; nuclei 350 to 860 µm³; heights 8 to 16 µm).
     pub(super) fn draw(rng: &mut Rng, stage: Stage) -> Self {
         let size = rng.normal().clamp(-2.6, 2.6);
-        let volume = 2000.0 * (VOLUME_SPREAD * size).exp();
+        let volume = 2000.0 * libm::exp(VOLUME_SPREAD * size);
         let cycle = Self::cycle_of(volume, rng.uniform());
         let elongation = 1.0 + log_normal(rng, 0.32, 0.5);
         let interphase = Self {
@@ -102,7 +102,7 @@ impl Traits {
             progress: rng.uniform(),
             cycle,
             volume,
-            height: (11.3 * (0.06 * size + 0.13 * rng.normal()).exp()).clamp(8.2, 15.8),
+            height: (11.3 * libm::exp(0.06 * size + 0.13 * rng.normal())).clamp(8.2, 15.8),
             elongation,
             angle: PI * rng.uniform(),
             nucleus_share: log_normal(rng, 0.275, 0.09),
@@ -114,7 +114,7 @@ impl Traits {
         let rounding = Self::roundness_of(stage, interphase.progress);
         Self {
             cycle: 1.0,
-            volume: 2550.0 * (0.16 * size).exp(),
+            volume: 2550.0 * libm::exp(0.16 * size),
             height: (interphase.height + rounding * 3.2).clamp(9.0, 16.0),
             elongation: 1.0 + (elongation - 1.0) * (1.0 - 0.75 * rounding),
             nucleus_share: 0.30,
@@ -124,8 +124,8 @@ impl Traits {
 
     /// How far from one division to the next an interphase cell is: further the larger, but for `chance` in [0, 1].
     pub(super) fn cycle_of(volume: f64, chance: f64) -> f64 {
-        let size = (volume / 2000.0).ln() / VOLUME_SPREAD;
-        0.7 / (1.0 + (-1.7 * size).exp()) + 0.3 * chance
+        let size = libm::log(volume / 2000.0) / VOLUME_SPREAD;
+        0.7 / (1.0 + libm::exp(-1.7 * size)) + 0.3 * chance
     }
 
     /// How far a cell is rounded up.
@@ -169,7 +169,7 @@ impl Specimen {
         // A dividing cell's spindle lies along its long axis.
         let depth =
             if traits.stage == Stage::AnaphaseTelophase { 6.5 * smooth_step(0.35, 1.0, traits.progress) } else { 0.0 };
-        let (sine, cosine) = traits.angle.sin_cos();
+        let (sine, cosine) = libm::sincos(traits.angle);
         let cell = CellShape {
             sides,
             edge_height: traits.height - dome,
@@ -194,7 +194,7 @@ impl Specimen {
             let volume = traits.nucleus_share * traits.volume;
             let condensation = if traits.stage == Stage::Prophase { 0.45 + 0.55 * traits.progress } else { 0.0 };
             // Nuclei in low cells are flat; none touches the lower or the upper surface.
-            let half_height = (0.335 * height * (0.07 * rng.normal()).exp()).min(height / 2.0 - 1.3);
+            let half_height = (0.335 * height * libm::exp(0.07 * rng.normal())).min(height / 2.0 - 1.3);
             let plane = volume * 3.0 / (4.0 * PI * half_height);
             let elongation = (1.0 + 0.45 * (traits.elongation - 1.0) + 0.06 * rng.normal().abs()).min(1.6);
             let half_axes = [half_height, (plane * elongation).sqrt(), (plane / elongation).sqrt()];
@@ -210,14 +210,14 @@ impl Specimen {
             for _ in 0..3 {
                 self.dna = Dna::Nucleus(nucleus.clone());
                 let measured = self.measure_nucleus();
-                nucleus.widen((volume / measured.max(1.0)).cbrt().clamp(0.8, 1.2));
+                nucleus.widen(libm::cbrt(volume / measured.max(1.0)).clamp(0.8, 1.2));
             }
             nucleus.draw_nucleoli(rng, volume * (1.0 - 0.8 * condensation), &self.cell);
             self.dna = Dna::Nucleus(nucleus);
         } else {
             let tilt = 0.12 * rng.normal();
             let turn = if traits.stage == Stage::AnaphaseTelophase { 0.0 } else { TAU * rng.uniform() };
-            let (sine, cosine) = (traits.angle + turn).sin_cos();
+            let (sine, cosine) = libm::sincos(traits.angle + turn);
             let axis = direction([tilt, cosine, sine]);
             let centre = [0.5 * height, middle[1], middle[2]];
             let chromosomes = Chromosomes::draw(rng, traits.stage, traits.progress, centre, axis, traits.volume);
@@ -281,7 +281,7 @@ impl Specimen {
         Outline {
             volume: total * frame.voxel_volume(),
             centre,
-            angle: 0.5 * (2.0 * yx).atan2(yy - xx),
+            angle: 0.5 * libm::atan2(2.0 * yx, yy - xx),
             elongation: ((yy + xx + root) / (yy + xx - root).max(1e-9)).sqrt(),
         }
     }

@@ -11,7 +11,7 @@ pub(super) fn centrioles(painter: &mut Painter) {
     for centre in painter.centrosomes() {
         // A pair, at right angles.
         let way = random_direction(painter.rng);
-        let bright = 6.0 * (0.2 * painter.rng.normal()).exp();
+        let bright = 6.0 * libm::exp(0.2 * painter.rng.normal());
         painter.canvas.spot(add(centre, scale(way, 0.25)), 0.17, bright);
         painter.canvas.spot(subtract(centre, scale(way, 0.25)), 0.17, 0.9 * bright);
     }
@@ -41,7 +41,7 @@ pub(super) fn microtubules(painter: &mut Painter) {
         let way = random_direction(painter.rng);
         let steps = 14 + painter.rng.below(34);
         let points = painter.path(start, way, steps, 0.35, 0.16, 0.35);
-        let bright = 0.55 * (0.2 * painter.rng.normal()).exp();
+        let bright = 0.55 * libm::exp(0.2 * painter.rng.normal());
         painter.canvas.line(&points, 0.1, bright);
     }
 }
@@ -55,7 +55,7 @@ fn bundles(painter: &mut Painter, effect: f64) {
         let around = subtract(random, scale(away, dot(random, away)));
         let steps = 16 + painter.rng.below(16);
         let points = painter.path(start, around, steps, 0.35, 0.04, 0.5);
-        let bright = (0.7 + 0.7 * effect) * (0.2 * painter.rng.normal()).exp();
+        let bright = (0.7 + 0.7 * effect) * libm::exp(0.2 * painter.rng.normal());
         painter.canvas.line(&points, 0.24, bright);
     }
 }
@@ -68,14 +68,14 @@ fn spindle(painter: &mut Painter) {
     let sides = perpendicular(chromosomes.axis);
     let across = |painter: &mut Painter, wide: f64| -> Point {
         let radius = wide * painter.rng.uniform().sqrt();
-        let (sine, cosine) = (std::f64::consts::TAU * painter.rng.uniform()).sin_cos();
+        let (sine, cosine) = libm::sincos(std::f64::consts::TAU * painter.rng.uniform());
         add(scale(sides[0], radius * cosine), scale(sides[1], radius * sine))
     };
     let sets = chromosomes.sets();
     let bow = |from: Point, to: Point, out: Point| -> Vec<Point> {
         let quarter = |t: f64| {
             let straight = add(from, scale(subtract(to, from), t));
-            add(straight, scale(out, (std::f64::consts::PI * t).sin()))
+            add(straight, scale(out, libm::sin(std::f64::consts::PI * t)))
         };
         (0..=6).map(|i| quarter(f64::from(i) / 6.0)).collect()
     };

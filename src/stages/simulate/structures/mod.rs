@@ -165,7 +165,7 @@ impl<'a> Painter<'a> {
 
     /// A point of the contacts with neighbours at a height, seen from the cell's axis in a random direction.
     fn on_contacts(&mut self, height: f64) -> Point {
-        let (sine, cosine) = (std::f64::consts::TAU * self.rng.uniform()).sin_cos();
+        let (sine, cosine) = libm::sincos(std::f64::consts::TAU * self.rng.uniform());
         let (mut near, mut far) = (0.0, self.specimen.cell.reach());
         for _ in 0..20 {
             let middle = f64::midpoint(near, far);
@@ -221,8 +221,8 @@ impl<'a> Painter<'a> {
     fn vesicles(&mut self, count: usize, sigma: f64, brightness: f64, keep: impl Fn(Point, f64) -> f64) {
         for _ in 0..count {
             if let Some(point) = self.in_cytoplasm(0.35, &keep) {
-                let own = sigma * (0.25 * self.rng.normal()).exp();
-                let bright = brightness * (0.4 * self.rng.normal()).exp();
+                let own = sigma * libm::exp(0.25 * self.rng.normal());
+                let bright = brightness * libm::exp(0.4 * self.rng.normal());
                 self.canvas.spot(point, own, bright);
             }
         }
@@ -235,7 +235,7 @@ impl<'a> Painter<'a> {
             Dna::Nucleus(nucleus) => {
                 // The same place for every structure of a cell: the nucleus's own dents say where.
                 let turn = nucleus.angle * 7.0 + nucleus.half_axes[0] * 13.0;
-                let way = [0.55, turn.cos(), turn.sin()];
+                let way = [0.55, libm::cos(turn), libm::sin(turn)];
                 let apart = if self.specimen.traits.stage == Stage::Prophase { 2.2 } else { 0.18 };
                 let ways: Vec<Point> = if self.specimen.traits.cycle > 0.6 {
                     vec![
@@ -296,7 +296,7 @@ impl Here {
 /// How bright a thin sheet is at a distance (µm) from it, averaged over voxels as large as `voxel`.
 fn sheet(distance: f64, sigma: f64, voxel: f64) -> f64 {
     let seen = super::canvas::seen_width(sigma, voxel);
-    sigma / seen * (-0.5 * (distance / seen).powi(2)).exp()
+    sigma / seen * libm::exp(-0.5 * (distance / seen).powi(2))
 }
 
 /// The brightness of the plasma membrane dye: thin, brighter where two cells touch, with a few vesicles that took it up.

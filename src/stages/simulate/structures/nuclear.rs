@@ -60,7 +60,7 @@ pub(super) fn nucleoli_gc(painter: &mut Painter) {
     // Dispersed through the cell, some of it on the chromosomes' surface; back in telophase.
     let back = painter.telophase();
     painter.haze(0.25 * (1.0 - 0.5 * back), 0.2);
-    painter.fill(|_, here| 0.28 * (-0.5 * ((here.nuclear + 0.1) / 0.25).powi(2)).exp());
+    painter.fill(|_, here| 0.28 * libm::exp(-0.5 * ((here.nuclear + 0.1) / 0.25).powi(2)));
     bodies_in_new_nuclei(painter, 5, 0.4, 0.8 * back);
 }
 
@@ -70,7 +70,7 @@ pub(super) fn nucleoli_dfc(painter: &mut Painter) {
         for nucleolus in &nucleus.nucleoli {
             let count = ((2.2 * nucleolus.radius.powi(2)) as usize + 1 + painter.rng.below(3)).min(12);
             for _ in 0..count {
-                let reach = nucleolus.radius * 0.75 * painter.rng.uniform().cbrt();
+                let reach = nucleolus.radius * 0.75 * libm::cbrt(painter.rng.uniform());
                 let point = add(nucleolus.centre, scale(random_direction(painter.rng), reach));
                 let sigma = 0.2 + 0.14 * painter.rng.uniform();
                 let bright = strength * (0.75 + 0.5 * painter.rng.uniform());
@@ -83,7 +83,7 @@ pub(super) fn nucleoli_dfc(painter: &mut Painter) {
     // Fibrillarin covers the chromosomes, and gathers in small bodies in telophase.
     let back = painter.telophase();
     painter.haze(0.07, 0.07);
-    painter.fill(|_, here| 0.35 * (1.0 - 0.6 * back) * (-0.5 * ((here.nuclear + 0.05) / 0.22).powi(2)).exp());
+    painter.fill(|_, here| 0.35 * (1.0 - 0.6 * back) * libm::exp(-0.5 * ((here.nuclear + 0.05) / 0.22).powi(2)));
     bodies_in_new_nuclei(painter, 7, 0.22, 0.9 * back);
 }
 
@@ -92,7 +92,7 @@ fn bodies_in_new_nuclei(painter: &mut Painter, count: usize, sigma: f64, brightn
     let Some(chromosomes) = painter.chromosomes().filter(|_| brightness > 0.05) else { return };
     for centre in chromosomes.sets() {
         for _ in 0..count {
-            let offset: Point = scale(random_direction(painter.rng), 1.9 * painter.rng.uniform().cbrt());
+            let offset: Point = scale(random_direction(painter.rng), 1.9 * libm::cbrt(painter.rng.uniform()));
             let flat = subtract(offset, scale(chromosomes.axis, 0.6 * dot(offset, chromosomes.axis)));
             painter.canvas.spot(add(centre, flat), sigma, brightness);
         }

@@ -14,13 +14,13 @@ pub(super) fn mitochondria(painter: &mut Painter) {
     let count = ((if mitotic { 170.0 } else { 85.0 }) * volume / 2000.0) as usize;
     for _ in 0..count {
         let near = move |_: Point, from_nucleus: f64| {
-            if mitotic { smooth_step(0.5, 2.5, from_nucleus) } else { 0.15 + 0.85 * (-from_nucleus / 3.0).exp() }
+            if mitotic { smooth_step(0.5, 2.5, from_nucleus) } else { 0.15 + 0.85 * libm::exp(-from_nucleus / 3.0) }
         };
         let Some(start) = painter.in_cytoplasm(0.45, near) else { continue };
         let way = random_direction(painter.rng);
         let steps = if mitotic { 2 + painter.rng.below(3) } else { 6 + painter.rng.below(22) };
         let points = painter.path(start, [0.6 * way[0], way[1], way[2]], steps, 0.3, 0.45, 0.45);
-        let bright = 0.9 * (0.2 * painter.rng.normal()).exp();
+        let bright = 0.9 * libm::exp(0.2 * painter.rng.normal());
         painter.canvas.line(&points, 0.19, bright);
     }
 }
@@ -57,7 +57,7 @@ pub(super) fn golgi(painter: &mut Painter) {
         let bright = 1.0 + 0.5 * painter.rng.uniform();
         painter.canvas.line(&near, 0.17, bright);
     }
-    painter.vesicles(8, 0.14, 0.6, |_, from_nucleus| (-from_nucleus / 1.5).exp());
+    painter.vesicles(8, 0.14, 0.6, |_, from_nucleus| libm::exp(-from_nucleus / 1.5));
 }
 
 /// How strongly a drug acts in this cell, in [0, 1]: some cells escape it.
@@ -90,9 +90,9 @@ pub(super) fn lysosomes(painter: &mut Painter) {
     painter.haze(0.05, 0.015);
     let count = 26 + painter.rng.below(36);
     for _ in 0..count {
-        let Some(point) = painter.in_cytoplasm(0.5, |_, from| 0.1 + 0.9 * (-from / 2.2).exp()) else { continue };
+        let Some(point) = painter.in_cytoplasm(0.5, |_, from| 0.1 + 0.9 * libm::exp(-from / 2.2)) else { continue };
         let radius = 0.22 + 0.22 * painter.rng.uniform();
-        let bright = 0.9 * (0.35 * painter.rng.normal()).exp();
+        let bright = 0.9 * libm::exp(0.35 * painter.rng.normal());
         // LAMP1 is in the vesicle's membrane: several dim spots around make a small hollow body.
         for _ in 0..7 {
             painter.canvas.spot(add(point, scale(random_direction(painter.rng), radius)), 0.14, 0.55 * bright);
@@ -103,7 +103,7 @@ pub(super) fn lysosomes(painter: &mut Painter) {
 pub(super) fn peroxisomes(painter: &mut Painter) {
     painter.haze(0.025, 0.01);
     let count = ((70 + painter.rng.below(70)) as f64 * painter.specimen.traits.volume / 2000.0) as usize;
-    painter.vesicles(count, 0.14, 1.0, |_, from| 0.5 + 0.5 * (-from / 4.0).exp());
+    painter.vesicles(count, 0.14, 1.0, |_, from| 0.5 + 0.5 * libm::exp(-from / 4.0));
 }
 
 pub(super) fn endosomes(painter: &mut Painter) {

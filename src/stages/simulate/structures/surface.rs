@@ -25,7 +25,7 @@ impl Painter<'_> {
         for _ in 0..count {
             let (from, inwards) = self.at_base(0.3, 0.75);
             let turn = 0.7 * self.rng.normal();
-            let (sine, cosine) = turn.sin_cos();
+            let (sine, cosine) = libm::sincos(turn);
             let way = [0.0, inwards[1] * cosine - inwards[2] * sine, inwards[1] * sine + inwards[2] * cosine];
             let mut points = vec![from];
             let long = 4.0 + 7.0 * self.rng.uniform();
@@ -36,7 +36,7 @@ impl Painter<'_> {
                 }
                 points.push(point);
             }
-            let own = brightness * (0.3 * self.rng.normal()).exp();
+            let own = brightness * libm::exp(0.3 * self.rng.normal());
             if dotted {
                 for pair in points.chunks(5).filter(|pair| pair.len() > 2) {
                     self.canvas.line(&pair[..3], 0.16, own);
@@ -59,7 +59,7 @@ impl Painter<'_> {
                 return 0.0;
             }
             let uneven = (1.0 + beads * noise.at(points[index])).max(0.15);
-            brightness * uneven * height / seen * (-0.5 * level * level).exp() * sheet(here.lateral, sigma, voxel)
+            brightness * uneven * height / seen * libm::exp(-0.5 * level * level) * sheet(here.lateral, sigma, voxel)
         });
     }
 
@@ -102,7 +102,7 @@ pub(super) fn plasma_membrane(painter: &mut Painter) {
 }
 
 pub(super) fn adherens_junctions(painter: &mut Painter) {
-    painter.cortex(0.14, |here| here.contact() * (0.45 + 1.1 * (-((here.below_top - 1.3) / 1.6).powi(2)).exp()));
+    painter.cortex(0.14, |here| here.contact() * (0.45 + 1.1 * libm::exp(-((here.below_top - 1.3) / 1.6).powi(2))));
     painter.haze(0.07, 0.03);
 }
 
@@ -118,7 +118,7 @@ pub(super) fn gap_junctions(painter: &mut Painter) {
     for _ in 0..(if mitotic { 3 } else { 7 }) + painter.rng.below(16) {
         let height = top * (0.12 + 0.8 * painter.rng.uniform());
         let point = painter.on_contacts(height);
-        let bright = 1.3 * (0.5 * painter.rng.normal()).exp();
+        let bright = 1.3 * libm::exp(0.5 * painter.rng.normal());
         painter.canvas.spot(point, 0.2, bright);
         // Larger plaques stretch along the contact.
         if painter.rng.uniform() < 0.4 {
@@ -135,7 +135,7 @@ pub(super) fn desmosomes(painter: &mut Painter) {
         // Most are in the upper half.
         let height = top * (1.0 - 0.08 - 0.75 * painter.rng.uniform() * painter.rng.uniform());
         let point = painter.on_contacts(height);
-        let bright = 1.5 * (0.45 * painter.rng.normal()).exp();
+        let bright = 1.5 * libm::exp(0.45 * painter.rng.normal());
         painter.canvas.spot(point, 0.16, bright);
     }
 }
@@ -149,14 +149,14 @@ pub(super) fn matrix_adhesions(painter: &mut Painter) {
         let (point, inwards) = painter.at_base(0.12, rim);
         let long = 0.5 + 1.3 * painter.rng.uniform();
         let end = add(point, scale(inwards, long));
-        let bright = 1.7 * (0.35 * painter.rng.normal()).exp();
+        let bright = 1.7 * libm::exp(0.35 * painter.rng.normal());
         painter.canvas.line(&[point, end], 0.16, bright);
     }
 }
 
 pub(super) fn actin_filaments(painter: &mut Painter) {
     painter.cortex(0.16, |here| {
-        let apical = (-(here.below_top / 1.2).powi(2)).exp();
+        let apical = libm::exp(-(here.below_top / 1.2).powi(2));
         0.4 + 0.75 * here.contact() + 0.35 * apical
     });
     painter.haze(0.07, 0.025);
@@ -183,7 +183,7 @@ pub(super) fn actomyosin_bundles(painter: &mut Painter) {
         painter.fill(|index, here| {
             let from = subtract(points[index], centre);
             let along = furrow.axis[0] * from[1] + furrow.axis[1] * from[2];
-            strength * (-0.5 * (along / 0.7).powi(2)).exp() * sheet(here.inside, 0.2, voxel)
+            strength * libm::exp(-0.5 * (along / 0.7).powi(2)) * sheet(here.inside, 0.2, voxel)
         });
     }
 }
