@@ -88,7 +88,7 @@ fn results_of_the_user_are_kept_and_named_until_forced() {
     assert_eq!(fs::read_to_string(&table).unwrap(), "result\nand my notes");
     // The stage is gone from the pipeline: what was edited stays.
     fs::write(place.path("small.toml"), ONE.replace("stages.c", "stages.d")).unwrap();
-    ends(&run(&place, &[]), 0, &["results/p/c/o/table.csv", "was changed since"]);
+    ends(&run(&place, &[]), 0, &[]);
     assert!(table.exists() && place.path("results/p/d/o/table.csv").exists());
     // A port's folder that became a link.
     fs::create_dir(place.path("mine")).unwrap();
@@ -222,14 +222,12 @@ fn a_damaged_entry_that_is_needed_stops_collection() {
 
 #[test]
 fn changes_from_the_command_line_do_not_lose_the_results_of_others() {
-    let place = Place::new(
-        &ONE.replace("echo result", "echo $WHAT").replace("version =", "environment.WHAT = \"plain\"\nversion ="),
-    );
-    let variants: [&[&str]; 3] = [&[], &["--set", "c.environment.WHAT=one"], &["--set", "c.environment.WHAT=two"]];
+    let place = Place::new(ONE);
+    let variants: [&[&str]; 3] = [&[], &["--set", "c.version=\"one\""], &["--set", "c.version=\"two\""]];
     for variant in variants {
         assert_eq!(place.executed(variant), ["c"]);
     }
-    ends(&gc(&place, &[]), 0, &["--set c.environment.WHAT=one"]);
+    ends(&gc(&place, &[]), 0, &["--set c.version=\"one\""]);
     for variant in variants {
         assert!(place.executed(variant).is_empty(), "{variant:?}");
     }
@@ -451,7 +449,7 @@ fn a_store_that_may_only_be_read_serves_hits_and_plans() {
         );
     }
     // What is not there cannot be computed, and the store is named, not the results.
-    let output = it.output(&["run", "small.toml", "--set", "c.version=2"]);
+    let output = it.output(&["run", "small.toml", "--set", "c.version=\"2\""]);
     ends(&output, 4, &[".statcell", "--store"]);
     assert!(!told(&output).contains("cache verify"), "{}", told(&output));
     set_rights(&it.place.path(".statcell"), 0o755);

@@ -353,6 +353,7 @@ fn a_flipped_byte_is_never_used_and_loses_nothing_else() {
             // What was not needed may still be damaged: verification finds it, and after a run all is sound again.
             store.verify(1.0).unwrap();
             assert_eq!(run_graph(&graph, folder.path()).unwrap().exit_code(), 0, "{what}");
+            let store = Store::open(store.root()).unwrap();
             assert!(store.verify(1.0).unwrap().is_clean(), "{what}");
             store.gc(&at_once()).unwrap();
             assert!(all_hit(&run_graph(&graph, folder.path()).unwrap()), "{what}");

@@ -56,7 +56,8 @@ impl Holder {
 /// A lease, given back when it is dropped.
 #[derive(Debug)]
 pub struct Lease {
-    /// What keeps the lease fresh; `None`: it could not be written, and the work goes on without.
+    /// What keeps the lease fresh and gives it back; `None`: it could not be written, and the work goes on without.
+    #[expect(dead_code, reason = "it does its work when it is dropped")]
     held: Option<Held>,
 }
 

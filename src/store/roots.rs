@@ -172,11 +172,13 @@ impl Store {
             instances: roots.instances.clone(),
         };
         self.write_record(&roots.own, &record, Put { replace: true, durable: true })?;
-        let damaged = roots.damaged.iter().filter(|_| whole);
+        let damaged = if whole { roots.damaged.as_slice() } else { &[] };
         for name in roots.read.iter().chain(damaged).filter(|name| **name != roots.own) {
-            if !self.backend.delete(name)? {
-                // A folder of that name.
-                self.backend.sweep(name, std::time::Duration::MAX, false)?;
+            let is_record = self.backend.delete(name)?;
+            // Nothing, or a folder of that name: what is put in its place moves it aside.
+            if !is_record && damaged.contains(name) {
+                self.write(name, b"", Put { replace: true, durable: false })?;
+                self.backend.delete(name)?;
             }
         }
         Ok(())
