@@ -1,5 +1,7 @@
 //! Broken images and manifests: an answer or an error, no panic, no hang, and no more memory than the file could fill.
 
+#![allow(unsafe_code, reason = "counts what is allocated")]
+
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     collections::BTreeMap,
@@ -15,7 +17,8 @@ use std::{
 
 use statcell::{
     image::{ImageError, Pixels, Stack, ome_tiff},
-    stages::{self, Context, FileInput, Host, Inputs, Item, Outputs, Progress, StageError},
+    stage::{Context, FileInput, Host, Inputs, Item, Numerics, Outputs, Progress, StageError},
+    stages,
     store::{Blobs, Digest, MemoryBlobs, Tree},
 };
 
@@ -290,6 +293,10 @@ struct Memory(MemoryBlobs);
 impl Host for Memory {
     fn blobs(&self) -> &dyn Blobs {
         &self.0
+    }
+
+    fn numerics(&self) -> Numerics {
+        Numerics::CPU
     }
 
     fn progress(&self, _: Progress) {}

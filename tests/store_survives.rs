@@ -13,13 +13,17 @@ use std::{
 };
 
 use schemars::Schema;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use statcell::{
     artifact::{ArtifactType, ArtifactWriter},
     exec::{Event, Interrupt, Listener, Options, Outcome, Summary, run},
     graph::{Graph, Instance, Source},
     plan::plan,
-    stages::{AnyStage, Checked, Context, Input, InputFacts, Inputs, Item, Output, Outputs, StageError},
+    stage::{
+        self, AnyStage, Checked, Context, Input, InputFacts, Inputs, ItemContext, ItemFiles, ItemWork, Numerics,
+        Output, Outputs, StageError,
+    },
     store::{Blobs, Digest, GcOptions, Store, StoreError},
 };
 use toml::{Spanned, de::DeValue};
@@ -83,11 +87,8 @@ impl AnyStage for Work {
                 seed.push_str(&Digest::of(&artifact.read(context.blobs(), &file.name)?).to_string());
             }
         }
-        let items: Vec<Item> = (0..6)
-            .map(|number| Item { inputs: vec![Digest::of(seed.as_bytes())], parameters: json!(number) })
-            .collect();
-        let mapped =
-            context.map("items", &items, |number| Ok(vec![("it".to_owned(), noise(&seed, number, length))]))?;
+        let item = |number| stage::Work { name: format!("item {number}"), item: number, inputs: Vec::new() };
+        let mapped = context.map(&Noise { seed: seed.clone(), length }, &[], &(0..6).map(item).collect::<Vec<_>>())?;
         let (from, mut state) = context.load_checkpoint(5)?.unwrap_or((0, seed.clone().into_bytes()));
         for step in from + 1..=5 {
             state = Digest::of(&state).as_bytes().repeat(repeats);
@@ -102,6 +103,27 @@ impl AnyStage for Work {
         }
         out.put("state", &state)?;
         Ok(Outputs::from([("out".to_owned(), out.finish()?)]))
+    }
+}
+
+/// Makes bytes.
+#[derive(Serialize, Deserialize)]
+struct Noise {
+    seed: String,
+    length: usize,
+}
+
+impl ItemWork for Noise {
+    type Item = usize;
+    type Shared = ();
+    const UNIT: &'static str = "items";
+
+    fn open(&self, _: &ItemContext) -> Result<(), StageError> {
+        Ok(())
+    }
+
+    fn run(&self, (): &(), number: usize, _: &ItemContext) -> Result<ItemFiles, StageError> {
+        Ok(vec![("it".to_owned(), noise(&self.seed, number, self.length))])
     }
 }
 
@@ -154,7 +176,7 @@ fn run_all(folder: &Path) -> Summary {
 fn run_graph(graph: &Graph, folder: &Path) -> Result<Summary, String> {
     let store = Store::open(&folder.join("store")).map_err(|error| error.to_string())?;
     let all: Vec<usize> = (0..graph.instances.len()).collect();
-    let plan = plan(graph, &all, &store).map_err(|error| error.to_string())?;
+    let plan = plan(graph, &all, &store, Numerics::CPU).map_err(|error| error.to_string())?;
     let results = Some(folder.join("results"));
     let options = Options { jobs: 2, keep_going: false, results, force_results: false, drawing: None };
     run(graph, &plan, &store, &options, &mut Nobody, &Interrupt::default()).map_err(|error| error.to_string())
@@ -489,7 +511,7 @@ fn child_is_stopped() {
     let graph = Graph::new("stopped".to_owned(), vec![alone("slow", json!({ param: true }))]);
     let store = Store::open(&folder.join("store")).unwrap();
     let interrupt = Interrupt::on_signals().unwrap();
-    let plan = plan(&graph, &[0], &store).unwrap();
+    let plan = plan(&graph, &[0], &store, Numerics::CPU).unwrap();
     let options = Options { jobs: 1, keep_going: false, results: None, force_results: false, drawing: None };
     let summary = run(&graph, &plan, &store, &options, &mut Began(folder.join("began")), &interrupt).unwrap();
     std::fs::write(folder.join("code"), summary.exit_code().to_string()).unwrap();

@@ -7,7 +7,8 @@ use std::{collections::BTreeMap, path::PathBuf, sync::LazyLock};
 use libfuzzer_sys::fuzz_target;
 use statcell::{
     image::{Pixels, Stack, ome_tiff},
-    stages::{self, Context, FileInput, Host, Inputs, Item, Progress, StageError},
+    stage::{Context, FileInput, Host, Inputs, Item, Numerics, Progress, StageError},
+    stages,
     store::{Blobs, Digest, MemoryBlobs, Tree},
 };
 use tempfile::TempDir;
@@ -19,6 +20,10 @@ struct Memory(MemoryBlobs);
 impl Host for Memory {
     fn blobs(&self) -> &dyn Blobs {
         &self.0
+    }
+
+    fn numerics(&self) -> Numerics {
+        Numerics::CPU
     }
 
     fn progress(&self, _: Progress) {}

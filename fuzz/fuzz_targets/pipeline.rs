@@ -17,7 +17,7 @@ fuzz_target!(|bytes: &[u8]| {
     }
     let path = FOLDER.path().join("pipeline.toml");
     std::fs::write(&path, bytes).expect("a file");
-    if let Err(errors) = graph::load(&path, &Overrides::default()) {
+    if let Err(errors) = graph::load(&path, &Overrides::default(), statcell::stages::registry()) {
         let _ = errors.render(false, 80);
     }
 });

@@ -6,8 +6,11 @@ use clap::Args;
 
 use super::Failure;
 use crate::{
+    exec::ExitCode,
     graph::{self, Graph},
     spec::Overrides,
+    stage::{DeviceChoice, Numerics, Precision},
+    stages::registry,
 };
 
 /// Which pipeline, with which changes, and which of its stages.
@@ -22,6 +25,9 @@ pub(super) struct PipelineArgs {
 
     #[command(flatten)]
     pub(super) changes: ChangeArgs,
+
+    #[command(flatten)]
+    pub(super) numerics: NumericsArgs,
 }
 
 /// Changes to a pipeline from the command line.
@@ -36,6 +42,26 @@ pub(super) struct ChangeArgs {
     pub(super) profile: Option<String>,
 }
 
+/// How numbers are computed.
+#[derive(Args, Debug)]
+pub(super) struct NumericsArgs {
+    /// Where to compute: `auto`, `cpu`, or `cuda:0` for the first GPU. Results of another kind of device have other keys
+    #[arg(long, value_name = "DEVICE", env = "STATCELL_DEVICE", default_value = "auto")]
+    device: DeviceChoice,
+
+    /// In what numbers: `f32`, or on a GPU `tf32` or `bf16`
+    #[arg(long, value_name = "PRECISION")]
+    precision: Option<Precision>,
+}
+
+impl NumericsArgs {
+    /// The class of arithmetic that is meant.
+    pub(super) fn resolve(&self) -> Result<Numerics, Failure> {
+        Numerics::resolve(self.device, self.precision)
+            .map_err(|error| Failure::new(ExitCode::BadPipeline, error, Some(error.advice())))
+    }
+}
+
 /// Where the store is.
 #[derive(Args, Debug)]
 pub(super) struct StoreArgs {
@@ -48,6 +74,6 @@ impl ChangeArgs {
     /// The pipeline's graph with these changes.
     pub(super) fn load(&self, pipeline: &Path) -> Result<Graph, Failure> {
         let overrides = Overrides { sets: self.sets.clone(), profile: self.profile.clone() };
-        Ok(graph::load(pipeline, &overrides)?)
+        Ok(graph::load(pipeline, &overrides, registry())?)
     }
 }

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{
     Failure,
-    args::{ChangeArgs, StoreArgs},
+    args::{ChangeArgs, NumericsArgs, StoreArgs},
 };
 use crate::{
     plan::{self, Decision, Explanation, Reasons, keys::Content},
@@ -26,6 +26,9 @@ pub(super) struct ExplainArgs {
     changes: ChangeArgs,
 
     #[command(flatten)]
+    numerics: NumericsArgs,
+
+    #[command(flatten)]
     store: StoreArgs,
 
     /// Print JSON instead of lines
@@ -38,7 +41,7 @@ pub(super) fn explain(args: &ExplainArgs, out: &mut dyn Write) -> Result<(), Fai
     let graph = args.changes.load(&args.pipeline)?;
     let (index, _) = graph.output(&args.instance)?;
     let store = Store::open(&args.store.store)?;
-    let plan = plan::plan(&graph, &[index], &store)?;
+    let plan = plan::plan(&graph, &[index], &store, args.numerics.resolve()?)?;
     let explanation = plan::explain(&graph, &plan, &store, index)?.expect("it was selected");
     let text = if args.json {
         serde_json::to_string_pretty(&explanation).expect("plain data") + "\n"

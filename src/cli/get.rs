@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{
     Failure,
-    args::{ChangeArgs, StoreArgs},
+    args::{ChangeArgs, NumericsArgs, StoreArgs},
 };
 use crate::{
     console::words,
@@ -33,6 +33,9 @@ pub(super) struct GetArgs {
     changes: ChangeArgs,
 
     #[command(flatten)]
+    numerics: NumericsArgs,
+
+    #[command(flatten)]
     store: StoreArgs,
 }
 
@@ -41,7 +44,7 @@ pub(super) fn get(args: &GetArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let graph = args.changes.load(&args.pipeline)?;
     let (index, port) = graph.output(&args.result)?;
     let store = Store::open_existing(&args.store.store)?;
-    let plan = plan::plan(&graph, &[index], &store)?;
+    let plan = plan::plan(&graph, &[index], &store, args.numerics.resolve()?)?;
     let step = plan.step(index).expect("it was selected");
     let Decision::Hit { outputs, .. } = &step.decision else {
         let message = format!("the store has no result of `{}`", step.instance);

@@ -15,13 +15,13 @@ mod run;
 mod schema;
 mod stages;
 
-use std::io::Write;
+use std::{ffi::OsString, io::Write};
 
 use clap::{Parser, Subcommand};
 
 pub use failure::Failure;
 
-use crate::simd::Instructions;
+use crate::{exec::ExitCode, simd::Instructions};
 
 /// Learns from 3D microscopy how cells are organised, in one command
 ///
@@ -36,7 +36,7 @@ use crate::simd::Instructions;
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// Vector instructions used at most; all give the same bytes
+    /// Use these vector instructions, which the processor must have; all give the same bytes
     #[arg(long, global = true, env = "STATCELL_INSTRUCTIONS", value_name = "SET", hide_short_help = true)]
     #[arg(value_parser = ["avx512", "avx2", "portable"])]
     instructions: Option<String>,
@@ -54,6 +54,13 @@ enum Command {
     Stages(stages::StagesArgs),
     ImportWeights(import_weights::ImportWeights),
     Completions(completions::CompletionsArgs),
+    /// Runs a program of a `command` stage; statcell starts itself so
+    #[command(hide = true)]
+    Supervise {
+        /// The program and its arguments
+        #[arg(last = true, required = true)]
+        argv: Vec<OsString>,
+    },
 }
 
 /// Does what the arguments ask; data goes to `out`.
@@ -62,7 +69,7 @@ enum Command {
 /// [`Failure`], with the exit code and what to tell the user.
 pub fn execute(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
     if let Some(name) = &cli.instructions {
-        Instructions::limit(name);
+        Instructions::choose(name).map_err(|reason| Failure::new(ExitCode::BadPipeline, reason, None))?;
     }
     match &cli.command {
         Command::Run(args) => run::run(args, out),
@@ -78,6 +85,8 @@ pub fn execute(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
             writeln!(out, "{line}").map_err(Failure::output)
         }
         Command::Completions(args) => completions::completions(args, out),
+        Command::Supervise { argv } => crate::stages::supervise(argv)
+            .map_err(|error| Failure::new(ExitCode::StageFailed, format!("cannot supervise a program: {error}"), None)),
     }
 }
 

@@ -35,7 +35,7 @@ pub(super) fn plan(args: &PlanArgs, out: &mut dyn Write) -> Result<(), Failure> 
     let graph = args.pipeline.changes.load(&args.pipeline.pipeline)?;
     let selected = graph.select(&args.pipeline.selectors)?;
     let store = Store::open(&args.store.store)?;
-    let plan = plan::plan(&graph, &selected, &store)?;
+    let plan = plan::plan(&graph, &selected, &store, args.pipeline.numerics.resolve()?)?;
     if args.json {
         let text = serde_json::to_string_pretty(&plan).expect("plans are plain data");
         return writeln!(out, "{text}").map_err(Failure::output);

@@ -60,7 +60,7 @@ pub(super) fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let store = Store::open(&args.store.store)?;
     // What the plan finds cached, garbage collection lets be from now on.
     let _announced = store.announce();
-    let plan = plan::plan(&graph, &selected, &store)?;
+    let plan = plan::plan(&graph, &selected, &store, args.pipeline.numerics.resolve()?)?;
     let mut listeners = Listeners::default();
     if io::stderr().is_terminal() {
         listeners.0.push(Box::new(Terminal::new()));

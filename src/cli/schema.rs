@@ -5,7 +5,7 @@ use std::io::Write;
 use clap::Args;
 
 use super::Failure;
-use crate::spec;
+use crate::{spec, stages::registry};
 
 /// Print the JSON Schema of pipelines, for editors
 ///
@@ -16,5 +16,5 @@ pub(super) struct SchemaArgs {}
 
 /// Prints the schema to `out`.
 pub(super) fn schema(_: &SchemaArgs, out: &mut dyn Write) -> Result<(), Failure> {
-    out.write_all(spec::schema_text().as_bytes()).map_err(Failure::output)
+    out.write_all(spec::schema_text(registry()).as_bytes()).map_err(Failure::output)
 }

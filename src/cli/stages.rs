@@ -8,6 +8,7 @@ use super::Failure;
 use crate::{
     exec::ExitCode,
     spec::{self, KindDescription},
+    stages::registry,
 };
 
 /// List the stage kinds with their ports, parameters and defaults
@@ -23,7 +24,7 @@ pub(super) struct StagesArgs {
 
 /// Prints the kinds to `out`.
 pub(super) fn stages(args: &StagesArgs, out: &mut dyn Write) -> Result<(), Failure> {
-    let all = spec::describe();
+    let all = spec::describe(registry());
     for name in &args.kinds {
         if all.iter().all(|kind| kind.name != name) {
             let known = || all.iter().map(|kind| kind.name);

@@ -1,6 +1,6 @@
 //! How the program ends.
 
-use crate::{artifact::ArtifactError, plan::PlanError, stages::StageError, store::StoreError};
+use crate::{artifact::ArtifactError, plan::PlanError, stage::StageError, store::StoreError};
 
 /// What the program's exit code means. These numbers stay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -14,7 +14,7 @@ use std::{
 use super::{Interrupt, run::Message};
 use crate::{
     plan::keys::Ingredients,
-    stages::{Host, Item, Progress, StageError},
+    stage::{Host, Item, Numerics, Progress, StageError},
     store::{Blobs, Digest, Scratch, Store, StoreError, Tree},
 };
 
@@ -123,6 +123,10 @@ impl<'a> LocalHost<'a> {
 impl Host for LocalHost<'_> {
     fn blobs(&self) -> &dyn Blobs {
         &self.blobs
+    }
+
+    fn numerics(&self) -> Numerics {
+        self.ingredients.numerics
     }
 
     fn progress(&self, progress: Progress) {

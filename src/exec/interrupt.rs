@@ -8,6 +8,8 @@ use std::{
     },
 };
 
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
 use super::ExitCode;
 
 /// The user's wish to stop: a flag that everybody looks at.
@@ -15,13 +17,14 @@ use super::ExitCode;
 pub struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
-    /// A flag that Ctrl-C (SIGINT) and SIGTERM raise. A second signal ends the program at once with exit code 130.
+    /// A flag that Ctrl-C (SIGINT), SIGTERM and the end of the terminal (SIGHUP) raise. A second signal ends the program at once with
+    /// exit code 130.
     ///
     /// # Errors
     /// When the system refuses.
     pub fn on_signals() -> io::Result<Self> {
         let flag = Self::default();
-        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        for signal in [SIGINT, SIGTERM, SIGHUP] {
             // In this order: at the first signal the flag is still down when the first of the two looks at it.
             let code = i32::from(ExitCode::Interrupted.number());
             signal_hook::flag::register_conditional_shutdown(signal, code, Arc::clone(&flag.0))?;

@@ -16,7 +16,7 @@ use crate::{
     artifact::{Artifact, ArtifactType},
     graph::{Instance, Source},
     plan::{PlanError, keys::Ingredients},
-    stages::{Context, FileInput, Inputs, Outputs, StageError},
+    stage::{Context, FileInput, Inputs, Outputs, StageError},
     store::{ActionEntry, ActionOutputs, Blobs, Digest, Leasing, Presence, Published, RunFacts, Store, StoreError},
 };
 

@@ -144,7 +144,7 @@ pub fn run(
     let (results, kept) = results.unzip();
     // What this run finds or makes, garbage collection lets be until the run has ended.
     let _announced = store.announce();
-    let planner = Planner::new(graph, store, plan.files.clone())?;
+    let planner = Planner::new(graph, store, plan.files.clone(), plan.numerics)?;
     let mut roots = planner.last().clone();
     let before = roots.instances.len();
     roots.instances.retain(|name, _| graph.find(name).is_some());

@@ -10,6 +10,7 @@ use std::{
 };
 
 use schemars::Schema;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use toml::{Spanned, de::DeValue};
 
@@ -18,7 +19,10 @@ use crate::{
     artifact::{ArtifactType, ArtifactWriter},
     graph::{Graph, Instance, Source},
     plan::{Decision, Plan, Reason, explain, plan},
-    stages::{AnyStage, Arity, Checked, Context, Input, InputFacts, Inputs, Item, Output, Outputs, StageError},
+    stage::{
+        AnyStage, Arity, Checked, Context, Input, InputFacts, Inputs, ItemContext, ItemFiles, ItemWork, Numerics,
+        Output, Outputs, StageError, Work,
+    },
     store::{Blobs, Digest, Store, Tree},
 };
 
@@ -108,13 +112,8 @@ impl AnyStage for Join {
             text.push_str(&String::from_utf8_lossy(&file.read()?));
         }
         if params["items"] == true {
-            let items: Vec<Item> =
-                text.chars().map(|letter| Item { inputs: vec![], parameters: json!(letter) }).collect();
-            let letters: Vec<char> = text.chars().collect();
-            let results = context.map("letters", &items, |index| {
-                *RUNS.lock().unwrap().entry(format!("letter {}", letters[index])).or_default() += 1;
-                Ok(vec![("letter".to_owned(), letters[index].to_uppercase().to_string().into_bytes())])
-            })?;
+            let item = |letter: char| Work { name: letter.to_string(), item: letter, inputs: Vec::new() };
+            let results = context.map(&Capitals {}, &[], &text.chars().map(item).collect::<Vec<_>>())?;
             text = String::new();
             for result in results {
                 let bytes = context.blobs().get(&result.get("letter").unwrap().digest)?;
@@ -144,6 +143,25 @@ impl AnyStage for Join {
             outputs.insert("report".to_owned(), out.finish()?);
         }
         Ok(outputs)
+    }
+}
+
+/// Makes capital letters.
+#[derive(Serialize, Deserialize)]
+struct Capitals {}
+
+impl ItemWork for Capitals {
+    type Item = char;
+    type Shared = ();
+    const UNIT: &'static str = "letters";
+
+    fn open(&self, _: &ItemContext) -> Result<(), StageError> {
+        Ok(())
+    }
+
+    fn run(&self, (): &(), letter: char, _: &ItemContext) -> Result<ItemFiles, StageError> {
+        *RUNS.lock().unwrap().entry(format!("letter {letter}")).or_default() += 1;
+        Ok(vec![("letter".to_owned(), letter.to_uppercase().to_string().into_bytes())])
     }
 }
 
@@ -225,7 +243,7 @@ impl Place {
 
     fn plan(&self, graph: &Graph) -> Plan {
         let all: Vec<usize> = (0..graph.instances.len()).collect();
-        plan(graph, &all, &self.store).unwrap()
+        plan(graph, &all, &self.store, Numerics::CPU).unwrap()
     }
 
     fn run(&self, graph: &Graph) -> Ran {
@@ -358,7 +376,7 @@ fn all_missing_files_are_named() {
     let mut pipeline = Pipeline::default();
     let (one, two) = (place.path("one.tif"), place.path("two.tif"));
     pipeline.add("a", json!({}), &[&one]).add("b", json!({}), &[&two]);
-    let error = plan(&pipeline.graph(), &[0, 1], &place.store).unwrap_err();
+    let error = plan(&pipeline.graph(), &[0, 1], &place.store, Numerics::CPU).unwrap_err();
     assert_eq!(ExitCode::from(&error), ExitCode::BadInput);
     let error = error.to_string();
     assert!(error.contains("one.tif` for `a`") && error.contains("two.tif` for `b`"), "{error}");
@@ -410,7 +428,7 @@ fn explanations_go_back_to_the_root() {
     assert_eq!(explanation.roots[0].path, ["a", "c", "d"]);
     assert!(matches!(&explanation.roots[0].reasons[..], [Reason::ParameterChanged { name, .. }] if name == "text"));
     // `a` alone runs; now `c` runs because its input changed: the root is still the text of `a`.
-    let plan_a = plan(&graph, &[0], &place.store).unwrap();
+    let plan_a = plan(&graph, &[0], &place.store, Numerics::CPU).unwrap();
     run(&graph, &plan_a, &place.store, &options(), &mut Heard::default(), &Interrupt::default()).unwrap();
     let explanation = explain_d(&graph);
     assert_eq!(explanation.roots[0].path, ["a", "c", "d"]);
@@ -638,7 +656,7 @@ fn what_is_not_deterministic_is_told_and_the_first_result_stays() {
     let results: Vec<_> = std::thread::scope(|scope| {
         let one = || {
             let store = Store::open(place.store.root()).unwrap();
-            let plan = plan(&graph, &[0], &store).unwrap();
+            let plan = plan(&graph, &[0], &store, Numerics::CPU).unwrap();
             barrier.wait();
             let heard = Heard::default();
             let summary = run(&graph, &plan, &store, &options(), &mut heard.clone(), &Interrupt::default()).unwrap();
@@ -649,7 +667,7 @@ fn what_is_not_deterministic_is_told_and_the_first_result_stays() {
     });
     assert_eq!(results[0].0, results[1].0, "both end with the first result");
     let Decision::Hit { key, .. } = place.plan(&graph).steps[0].decision.clone() else { panic!("it ran") };
-    let mut entry = place.store.action("join", &key).unwrap().unwrap();
+    let mut entry = place.store.recorded("join", &key).unwrap().unwrap();
     let tree = Tree::default();
     entry.outputs.insert("text".to_owned(), place.store.put_output("files", &tree).unwrap());
     let published = place.store.publish_action(&entry, &crate::store::RunFacts::now(0.0), false).unwrap();
@@ -670,7 +688,7 @@ fn two_processes_on_one_store_do_the_work_once() {
     let outputs: Vec<_> = std::thread::scope(|scope| {
         let one = || {
             let store = Store::open(place.store.root()).unwrap();
-            let plan = plan(&graph, &all, &store).unwrap();
+            let plan = plan(&graph, &all, &store, Numerics::CPU).unwrap();
             let summary = run(&graph, &plan, &store, &options(), &mut Heard::default(), &Interrupt::default()).unwrap();
             assert_eq!(summary.exit_code(), 0, "{summary:?}");
             summary.outputs

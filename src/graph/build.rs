@@ -11,18 +11,18 @@ use serde_json::Value;
 use super::{Graph, Instance, Source};
 use crate::{
     spec::{
-        Connection, Feed, LARGEST_GROUP, Overrides, Reference, Span, Spec, SpecError, SpecErrors, Stage, combinations,
-        did_you_mean, listed, means,
+        ADVISED, Connection, Feed, LARGEST_GROUP, Overrides, Reference, Sources, Span, Spec, SpecError, SpecErrors,
+        Stage, combinations, did_you_mean, listed, means,
     },
-    stages::{AnyStage, Arity, Facts, InputFacts, Output, OutputFacts},
+    stage::{AnyStage, Arity, Facts, InputFacts, Output, OutputFacts, Problem},
 };
 
-/// Reads the pipeline at `path` and makes its graph.
+/// Reads the pipeline at `path`, whose stages are of these kinds, and makes its graph.
 ///
 /// # Errors
 /// When the file cannot be read, and everything that is wrong with the pipeline, at once.
-pub fn load(path: &Path, overrides: &Overrides) -> Result<Graph, SpecErrors> {
-    Ok(build(crate::spec::load(path, overrides)?)?.of_file(path).of_variant(overrides.variant()))
+pub fn load(path: &Path, overrides: &Overrides, kinds: &'static [&'static dyn AnyStage]) -> Result<Graph, SpecErrors> {
+    Ok(build(crate::spec::load(path, overrides, kinds)?)?.of_file(path).of_variant(overrides.variant()))
 }
 
 /// Makes the graph of a spec: every instance of every stage, checked against what it takes.
@@ -34,6 +34,7 @@ pub fn build(spec: Spec) -> Result<Graph, SpecErrors> {
     let mut builder = Builder {
         names: spec.stages.iter().enumerate().map(|(at, stage)| (stage.name.as_str(), at)).collect(),
         stages: &spec.stages,
+        sources: &spec.sources,
         errors: spec.errors.clone(),
         groups: spec.stages.iter().map(|_| None).collect(),
         instances: Vec::new(),
@@ -72,6 +73,7 @@ struct Resolved<'a> {
 
 struct Builder<'a> {
     stages: &'a [Stage],
+    sources: &'a Sources,
     names: BTreeMap<&'a str, usize>,
     errors: Vec<SpecError>,
     groups: Vec<Option<Group>>,
@@ -99,10 +101,13 @@ impl<'a> Builder<'a> {
                     graph.update_edge(nodes[from], nodes[at], ());
                 } else {
                     let known = || self.stages.iter().map(|stage| stage.name.as_str());
-                    let error = SpecError::new("unknown-stage", format!("there is no stage `{name}`"))
-                        .label(span, "not a stage of this pipeline")
-                        .help(format!("the stages are {}", listed(known())))
-                        .help_maybe(did_you_mean(name, known()));
+                    let mut error = SpecError::new("unknown-stage", format!("there is no stage `{name}`"))
+                        .label(span, "not a stage of this pipeline");
+                    if self.errors.len() < ADVISED {
+                        error = error
+                            .help(format!("the stages are {}", listed(known())))
+                            .help_maybe(did_you_mean(name, known()));
+                    }
                     self.errors.push(error);
                 }
             }
@@ -208,17 +213,24 @@ impl<'a> Builder<'a> {
         }
         let outputs = stage.variants.first().map(|variant| kind.outputs(Some(&variant.params)));
         let first = self.instances.len();
+        let mut told = Vec::new();
         for at in combinations(&axes.iter().map(|axis| axis.values.len()).collect::<Vec<_>>()) {
             let own = |name: &str| axes.iter().position(|axis| axis.name == name).map(|axis| at[axis]);
             let place: Vec<usize> = stage.axes.iter().filter_map(|axis| own(&axis.name)).collect();
-            let variant = stage.variants.iter().find(|variant| variant.at == place);
+            // The last axis changes fastest.
+            let number = stage.axes.iter().zip(&place).fold(0, |number, (axis, at)| number * axis.values.len() + at);
+            let variant = stage.variants.get(number);
             let (inputs, facts, fine) = self.inputs(&axes, &at, &taken);
             sound &= fine;
             let Some(variant) = variant else { continue };
             let checked = kind.check(&variant.params, &facts);
             sound &= checked.problems.is_empty();
-            for problem in &checked.problems {
-                self.errors.push(explain(stage, kind, problem));
+            for problem in checked.problems {
+                // The members of a group have much the same problems.
+                if told.len() < ADVISED && !told.contains(&problem) {
+                    self.errors.push(explain(self.sources, stage, kind, &problem));
+                    told.push(problem);
+                }
             }
             let labels: Vec<String> =
                 axes.iter().zip(&at).map(|(axis, &at)| format!("{}={}", axis.name, axis.values[at].1)).collect();
@@ -234,6 +246,23 @@ impl<'a> Builder<'a> {
                 outputs: kind.outputs(Some(&variant.params)),
             });
             self.facts.push(checked.outputs);
+        }
+        if let Some((params, without)) = &stage.partial {
+            let given = |field: &Option<String>| field.as_ref().is_some_and(|field| stage.spans.contains_key(field));
+            // A complaint that has to do with what was not understood may be none.
+            let apart = |problem: &Problem| {
+                let text = format!("{} {}", problem.message, problem.help.as_deref().unwrap_or_default());
+                given(&problem.field)
+                    && without.iter().all(|key| problem.field.as_ref() != Some(key) && !text.contains(key.as_str()))
+            };
+            let facts = taken.iter().map(|(connection, _)| (connection.port.clone(), Vec::new())).collect();
+            let problems = kind.check(params, &facts).problems;
+            self.errors.extend(
+                problems
+                    .iter()
+                    .filter(|problem| apart(problem))
+                    .map(|problem| explain(self.sources, stage, kind, problem)),
+            );
         }
         if !sound {
             self.instances.truncate(first);
@@ -319,10 +348,10 @@ impl<'a> Builder<'a> {
                 let other = axes.iter().zip(&origin).find(|(other, _)| other.name == axis.name);
                 let own = own.iter().find(|own| own.name == axis.name);
                 let fits = |wanted: &Axis| {
-                    wanted
-                        .values
-                        .iter()
-                        .all(|(value, _)| axis.values.iter().any(|(candidate, _)| same(value, candidate)))
+                    wanted.values.iter().enumerate().all(|(at, (value, _))| {
+                        axis.values.get(at).is_some_and(|(candidate, _)| same(value, candidate))
+                            || axis.values.iter().any(|(candidate, _)| same(value, candidate))
+                    })
                 };
                 let mut clash = |wanted: &Axis, span: &Span| {
                     sound = false;
@@ -418,7 +447,12 @@ fn member(found: &Resolved, axes: &[Axis], at: &[usize]) -> Option<usize> {
     for axis in &found.axes {
         let mine = axes.iter().position(|mine| mine.name == axis.name)?;
         let (value, _) = &axes[mine].values[at[mine]];
-        index = index * axis.values.len() + axis.values.iter().position(|(candidate, _)| same(candidate, value))?;
+        // As a rule the two axes are one and the same.
+        let position = match axis.values.get(at[mine]) {
+            Some((candidate, _)) if same(candidate, value) => at[mine],
+            _ => axis.values.iter().position(|(candidate, _)| same(candidate, value))?,
+        };
+        index = index * axis.values.len() + position;
     }
     found.members.get(index).copied()
 }
@@ -467,8 +501,14 @@ fn port(
     .help_maybe(suggestion()))
 }
 
+/// Where `part` stands in the value at `span`; all of it, where it is not found as it stands (it may be written with escapes).
+fn within(sources: &Sources, span: &Span, part: Option<&str>) -> Span {
+    let found = part.and_then(|part| Some((sources.text(span)?.find(part)?, part.len())));
+    found.map_or_else(|| span.clone(), |(at, length)| span.start + at..span.start + at + length)
+}
+
 /// A kind's own complaint, at the key that it is about.
-fn explain(stage: &Stage, kind: &dyn AnyStage, problem: &crate::stages::Problem) -> SpecError {
+fn explain(sources: &Sources, stage: &Stage, kind: &dyn AnyStage, problem: &Problem) -> SpecError {
     let error = SpecError::new("check", format!("stage `{}`: {}", stage.name, problem.message));
     let error = match problem.field.as_deref() {
         None => error.label(&stage.span, "this stage"),
@@ -477,7 +517,7 @@ fn explain(stage: &Stage, kind: &dyn AnyStage, problem: &crate::stages::Problem)
             let span = port.map(|connection| &connection.span).or_else(|| stage.spans.get(field));
             let span = span.or_else(|| stage.spans.get(field.split('.').next()?));
             match span {
-                Some(span) => error.label(span, ""),
+                Some(span) => error.label(&within(sources, span, problem.part.as_deref()), "this"),
                 None => error.label(&stage.span, format!("`{field}` has its default in `{}`", kind.name())),
             }
         }

@@ -1,12 +1,15 @@
 //! Stage instances, and what each takes from where.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use petgraph::graph::{DiGraph, NodeIndex};
 use serde_json::Value;
 
 use crate::{
-    stages::{AnyStage, Output},
+    stage::{AnyStage, Output},
     store::{Ports, Project},
 };
 
@@ -67,6 +70,7 @@ pub struct Graph {
     pub variant: String,
     /// The instances.
     pub instances: Vec<Instance>,
+    by_name: BTreeMap<String, usize>,
     edges: DiGraph<usize, ()>,
 }
 
@@ -85,7 +89,8 @@ impl Graph {
                 }
             }
         }
-        Self { pipeline, project: String::new(), variant: String::new(), instances, edges }
+        let by_name = instances.iter().enumerate().map(|(index, instance)| (instance.name.clone(), index)).collect();
+        Self { pipeline, project: String::new(), variant: String::new(), instances, by_name, edges }
     }
 
     /// The same graph, of the pipeline in this file.
@@ -132,7 +137,7 @@ impl Graph {
     /// The instance of this name.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<usize> {
-        self.instances.iter().position(|instance| instance.name == name)
+        self.by_name.get(name).copied()
     }
 
     /// These instances and everything that they depend on, ascending.

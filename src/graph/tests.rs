@@ -566,7 +566,7 @@ fn odd_numbers_are_refused() {
 
 #[test]
 fn a_file_that_cannot_be_read_is_an_error() {
-    let error = super::load(Path::new("no/such/pipeline.toml"), &Overrides::default()).err().unwrap();
+    let error = super::load(Path::new("no/such/pipeline.toml"), &Overrides::default(), KINDS).err().unwrap();
     assert!(error.render(false, 100).contains("cannot read the pipeline `no/such/pipeline.toml`"));
 }
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{Decision, Plan, PlanError, Reason, planner::source_name, reason::differences};
 use crate::{
     graph::{Graph, Source},
-    plan::keys::{Content, Ingredients},
+    plan::keys::Ingredients,
     store::{Digest, Store},
 };
 
@@ -139,18 +139,11 @@ fn producer_change(
 
 /// The ingredients of an instance all of whose inputs are cached.
 fn known_ingredients(graph: &Graph, plan: &Plan, index: usize) -> Option<Ingredients> {
-    let instance = &graph.instances[index];
-    let content = |source: &Source| match source {
-        Source::Output { instance, port } => match &plan.step(*instance)?.decision {
-            Decision::Hit { outputs, .. } => {
-                let output = outputs.get(port)?;
-                Some(Content::Artifact { kind: output.kind.clone(), digest: output.tree })
-            }
+    Ingredients::of_instance(graph, index, &plan.files, plan.numerics, |other, port| {
+        match &plan.step(other)?.decision {
+            Decision::Hit { outputs, .. } => outputs.get(port),
             _ => None,
-        },
-        Source::File { name, path } => Some(Content::File { name: name.clone(), digest: *plan.files.get(path)? }),
-    };
-    let ports = instance.inputs.iter();
-    let inputs = ports.map(|(port, sources)| Some((port.clone(), sources.iter().map(content).collect::<Option<_>>()?)));
-    Some(Ingredients::new(instance.kind, &instance.params, inputs.collect::<Option<_>>()?, super::keys::Numerics::CPU))
+        }
+    })
+    .ok()
 }

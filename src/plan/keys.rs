@@ -22,54 +22,29 @@
 //! | statcell's version, git revision | no | `VERSION` is what a change of a stage is told by |
 //! | seeds | as parameters | they are parameters |
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::canonical;
 use crate::{
-    stages::{AnyStage, Item},
-    store::Digest,
+    graph::{Graph, Source},
+    stage::{AnyStage, Item, Numerics},
+    store::{ActionOutput, Digest},
 };
 
 /// The version of the key schema: what stands in [`Ingredients`] and how it is encoded. Bump it when either changes (the test
 /// with golden keys says so).
 pub const KEY_SCHEMA: u32 = 1;
 
-/// Where arithmetic is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum Device {
-    /// On the processor.
-    Cpu,
-}
-
-/// In what numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum Precision {
-    /// 32 bits.
-    F32,
-}
-
-/// The class of arithmetic: within one class, results are comparable in the way that `deterministic` says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Numerics {
-    /// Where.
-    pub device: Device,
-    /// In what numbers.
-    pub precision: Precision,
-    /// Whether results are the same to the bit every time; else within a tolerance.
-    pub deterministic: bool,
-}
-
-impl Numerics {
-    /// On the processor, in 32 bits, the same to the bit every time.
-    pub const CPU: Self = Self { device: Device::Cpu, precision: Precision::F32, deterministic: true };
-}
+/// The version of the schema of items' keys: what stands in an [`Item`] and how it is encoded.
+///
+/// 1 left parameters out that a stage had forgotten to name; 2 has everything that the work on an item can see.
+const ITEM_SCHEMA: u32 = 2;
 
 /// The content of one input.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -130,6 +105,38 @@ impl Ingredients {
         }
     }
 
+    /// The ingredients of an instance of a graph, given the digests of its files and what is known of the outputs of others; else the
+    /// instances whose outputs are not known.
+    pub(super) fn of_instance<'k>(
+        graph: &Graph,
+        index: usize,
+        files: &BTreeMap<PathBuf, Digest>,
+        numerics: Numerics,
+        output: impl Fn(usize, &str) -> Option<&'k ActionOutput>,
+    ) -> Result<Self, BTreeSet<usize>> {
+        let instance = &graph.instances[index];
+        let mut unknown = BTreeSet::new();
+        let mut inputs: BTreeMap<String, Vec<Content>> = BTreeMap::new();
+        for (port, sources) in &instance.inputs {
+            let contents = inputs.entry(port.clone()).or_default();
+            for source in sources {
+                match source {
+                    Source::Output { instance, port } => match output(*instance, port) {
+                        Some(output) => {
+                            contents.push(Content::Artifact { kind: output.kind.clone(), digest: output.tree });
+                        }
+                        None => drop(unknown.insert(*instance)),
+                    },
+                    Source::File { name, path } => {
+                        let digest = files.get(path).copied().expect("all files of the plan have a digest");
+                        contents.push(Content::File { name: name.clone(), digest });
+                    }
+                }
+            }
+        }
+        if unknown.is_empty() { Ok(Self::new(instance.kind, &instance.params, inputs, numerics)) } else { Err(unknown) }
+    }
+
     /// The key.
     #[must_use]
     pub fn key(&self) -> Digest {
@@ -152,12 +159,11 @@ impl Ingredients {
     pub fn item_key(&self, item: &Item) -> Digest {
         hash(&json!({
             "what": "item",
-            "schema": self.schema,
+            "schema": ITEM_SCHEMA,
             "kind": self.kind,
             "version": self.version,
             "numerics": self.numerics,
-            "inputs": item.inputs,
-            "parameters": item.parameters,
+            "item": item,
         }))
     }
 
@@ -173,6 +179,7 @@ fn hash(value: &Value) -> Digest {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stage::ItemInput;
 
     fn ingredients() -> Ingredients {
         let digest = Digest::of(b"cells");
@@ -188,21 +195,44 @@ mod tests {
         }
     }
 
-    /// If this fails, keys changed: nobody's results are found any more. If that is meant, bump `KEY_SCHEMA` and pin the new keys.
+    /// If this fails, keys changed: nobody's results are found any more. If that is meant, bump [`KEY_SCHEMA`] or [`ITEM_SCHEMA`] and
+    /// pin the new keys. They were made by another program: `tests/fixtures/key_vectors.py`.
     #[test]
-    fn golden_keys() {
-        let it = ingredients();
-        let item = Item { inputs: vec![Digest::of(b"cell")], parameters: json!({ "number": 7 }) };
-        let keys = [it.key(), it.checkpoints_key(&["epochs"]), it.item_key(&item)].map(|key| key.to_string());
-        assert_eq!(KEY_SCHEMA, 1);
-        assert_eq!(
-            keys,
-            [
-                "e2f03adaeedd80202d35d780179eb0d5b0172af61259a703fbd8aa4836d6f708",
-                "cdf344301023f3f29d97dc869e7d08b997a9a072b162973ac8079291aa949a09",
-                "9ce30a58079f5aedf4146104e0af6c8b70ac682245507b2252c68d89f6e1ba6a",
-            ]
+    fn keys_are_those_of_an_independent_program() {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "kebab-case", deny_unknown_fields)]
+        struct Vector {
+            about: String,
+            ingredients: Ingredients,
+            extent: Vec<String>,
+            item: Item,
+            key: String,
+            checkpoints: String,
+            item_key: String,
+        }
+        assert_eq!((KEY_SCHEMA, ITEM_SCHEMA), (1, 2));
+        let text = include_str!("../../tests/fixtures/key_vectors.json");
+        let vectors: Vec<Vector> = serde_json::from_str(text).unwrap();
+        assert!(vectors.len() > 10);
+        for vector in vectors {
+            let extent: Vec<&str> = vector.extent.iter().map(String::as_str).collect();
+            let keys = [
+                vector.ingredients.key(),
+                vector.ingredients.checkpoints_key(&extent),
+                vector.ingredients.item_key(&vector.item),
+            ];
+            let wanted = [vector.key, vector.checkpoints, vector.item_key];
+            assert_eq!(keys.map(|key| key.to_string()), wanted, "{}", vector.about);
+        }
+        let item = Item::new(
+            "cells",
+            json!({ "samples": 3 }),
+            json!({ "number": 7 }),
+            &[],
+            &[ItemInput::Blob(Digest::of(b"cell")), ItemInput::Nothing],
         );
+        let text = "99f602b2079dfeca6bd8984745077dc5559fe2171e17e27601d3709379377759";
+        assert_eq!(ingredients().item_key(&item).to_string(), text);
     }
 
     #[test]

@@ -10,11 +10,12 @@ use serde::{Deserialize, Serialize};
 use super::{
     PlanError,
     error::UnreadableFile,
-    keys::{Content, Ingredients, Numerics},
+    keys::Ingredients,
     reason::{Reason, differences},
 };
 use crate::{
     graph::{Graph, Instance, Source},
+    stage::Numerics,
     store::{ActionEntry, ActionOutputs, Digest, Presence, Roots, Store},
 };
 
@@ -63,6 +64,8 @@ pub struct Plan {
     pub pipeline: String,
     /// The instances that take part, each behind those that it depends on.
     pub steps: Vec<Step>,
+    /// The class of arithmetic that it holds for.
+    pub numerics: Numerics,
     /// Digests of the input files.
     #[serde(skip)]
     pub(crate) files: BTreeMap<PathBuf, Digest>,
@@ -95,10 +98,10 @@ impl Plan {
 ///
 /// # Errors
 /// [`PlanError`]: input files that cannot be read, all of them; a store that cannot be read.
-pub fn plan(graph: &Graph, selected: &[usize], store: &Store) -> Result<Plan, PlanError> {
+pub fn plan(graph: &Graph, selected: &[usize], store: &Store, numerics: Numerics) -> Result<Plan, PlanError> {
     let wanted = graph.with_ancestors(selected);
     let files = digest_files(graph, &wanted, store)?;
-    let mut planner = Planner::new(graph, store, files)?;
+    let mut planner = Planner::new(graph, store, files, numerics)?;
     let mut known: BTreeMap<usize, ActionOutputs> = BTreeMap::new();
     let mut steps = Vec::new();
     for index in wanted {
@@ -109,7 +112,7 @@ pub fn plan(graph: &Graph, selected: &[usize], store: &Store) -> Result<Plan, Pl
         }
         steps.push(Step { index, instance: instance.name.clone(), kind: instance.kind.name().to_owned(), decision });
     }
-    Ok(Plan { pipeline: graph.pipeline.clone(), steps, files: planner.files })
+    Ok(Plan { pipeline: graph.pipeline.clone(), numerics, steps, files: planner.files })
 }
 
 /// The digests of all input files of these instances.
@@ -146,6 +149,7 @@ pub(crate) struct Planner<'a> {
     graph: &'a Graph,
     store: &'a Store,
     files: BTreeMap<PathBuf, Digest>,
+    numerics: Numerics,
     last: Roots,
     recent: BTreeMap<&'static str, Vec<ActionEntry>>,
     presence: Presence,
@@ -153,9 +157,14 @@ pub(crate) struct Planner<'a> {
 
 impl<'a> Planner<'a> {
     /// A planner for this graph. `files`: the digests of its input files.
-    pub(crate) fn new(graph: &'a Graph, store: &'a Store, files: BTreeMap<PathBuf, Digest>) -> Result<Self, PlanError> {
+    pub(crate) fn new(
+        graph: &'a Graph,
+        store: &'a Store,
+        files: BTreeMap<PathBuf, Digest>,
+        numerics: Numerics,
+    ) -> Result<Self, PlanError> {
         let last = store.roots(&graph.owner())?;
-        Ok(Self { graph, store, files, last, recent: BTreeMap::new(), presence: Presence::default() })
+        Ok(Self { graph, store, files, numerics, last, recent: BTreeMap::new(), presence: Presence::default() })
     }
 
     /// What the pipeline needed last.
@@ -174,33 +183,9 @@ impl<'a> Planner<'a> {
         index: usize,
         known: &BTreeMap<usize, ActionOutputs>,
     ) -> Result<Ingredients, BTreeSet<usize>> {
-        let instance = &self.graph.instances[index];
-        let mut unknown = BTreeSet::new();
-        let mut inputs: BTreeMap<String, Vec<Content>> = BTreeMap::new();
-        for (port, sources) in &instance.inputs {
-            let contents = inputs.entry(port.clone()).or_default();
-            for source in sources {
-                match source {
-                    Source::Output { instance, port } => {
-                        match known.get(instance).and_then(|outputs| outputs.get(port)) {
-                            Some(output) => {
-                                contents.push(Content::Artifact { kind: output.kind.clone(), digest: output.tree });
-                            }
-                            None => drop(unknown.insert(*instance)),
-                        }
-                    }
-                    Source::File { name, path } => {
-                        let digest = self.files.get(path).copied().expect("all files of the plan have a digest");
-                        contents.push(Content::File { name: name.clone(), digest });
-                    }
-                }
-            }
-        }
-        if unknown.is_empty() {
-            Ok(Ingredients::new(instance.kind, &instance.params, inputs, Numerics::CPU))
-        } else {
-            Err(unknown)
-        }
+        Ingredients::of_instance(self.graph, index, &self.files, self.numerics, |other, port| {
+            known.get(&other).and_then(|outputs| outputs.get(port))
+        })
     }
 
     /// What is known of an instance, given the outputs of others.

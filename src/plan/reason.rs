@@ -7,9 +7,9 @@ use serde_json::Value;
 
 use super::{
     canonical,
-    keys::{Content, Ingredients, Numerics},
+    keys::{Content, Ingredients},
 };
-use crate::store::Digest;
+use crate::{stage::Numerics, store::Digest};
 
 /// Why an instance runs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde_json::Value;
 
-use super::{Decision, Reason, keys::Numerics};
+use super::{Decision, Reason};
 
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -73,16 +73,6 @@ impl fmt::Display for Decision {
     }
 }
 
-impl fmt::Display for Numerics {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = |value: Value| value.as_str().unwrap_or_default().to_owned();
-        let plain = |value: serde_json::Result<Value>| value.map(name).unwrap_or_default();
-        let promise = if self.deterministic { "deterministic" } else { "not deterministic" };
-        let (device, precision) = (serde_json::to_value(self.device), serde_json::to_value(self.precision));
-        write!(f, "{} {} {promise}", plain(device), plain(precision))
-    }
-}
-
 /// A parameter's value, shortened.
 struct Shown<'a>(&'a Value);
 
@@ -116,6 +106,5 @@ mod tests {
         assert!(Reasons(&many).to_string().ends_with("151; and 2 more changes"));
         let unknown = Decision::Unknown { because: vec!["a".to_owned(), "b".to_owned()] };
         assert_eq!(unknown.to_string(), "depends on what `a`, `b` will give");
-        assert_eq!(Numerics::CPU.to_string(), "cpu f32 deterministic");
     }
 }

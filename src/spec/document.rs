@@ -1,12 +1,14 @@
 //! TOML with spans, and what overrides it: a profile, then each `--set`.
 
+use std::{path::Path, sync::Arc};
+
 use toml::{
     Spanned,
     de::{DeTable, DeValue},
 };
 
 use super::{
-    error::{SpecError, did_you_mean, listed},
+    error::{ADVISED, SpecError, SpecErrors, did_you_mean, listed},
     reference::is_name,
     source::{Sources, Span},
 };
@@ -138,6 +140,62 @@ pub(super) fn type_name(value: &DeValue) -> &'static str {
     }
 }
 
+/// Reads the file of a pipeline.
+pub(super) fn read_text(path: &Path) -> Result<String, SpecErrors> {
+    let shown = path.display();
+    let alone = |error: SpecError| SpecErrors::new(vec![error], &Arc::default());
+    let bytes = std::fs::read(path).map_err(|error| {
+        let help = if path.is_dir() { "name the TOML file in it" } else { "give the path of a pipeline's TOML file" };
+        alone(SpecError::new("unreadable", format!("cannot read the pipeline `{shown}`: {error}")).help(help))
+    })?;
+    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
+        return Err(alone(
+            SpecError::new("encoding", format!("`{shown}` is written in UTF-16")).help("save it as UTF-8"),
+        ));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        let byte = error.as_bytes()[at];
+        let start = error.as_bytes()[..at].iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
+        let mut sources = Sources::default();
+        sources.add(shown.to_string(), String::from_utf8_lossy(error.as_bytes()).into_owned());
+        // What stands for the byte in the text shown has three bytes itself; before it, nothing changed.
+        let problem = if byte == 0 || error.as_bytes()[start..].contains(&0) {
+            SpecError::new("encoding", "this is no text").help("give the path of a pipeline's TOML file")
+        } else {
+            SpecError::new("encoding", format!("the byte 0x{byte:02X} is no UTF-8"))
+                .help(format!("save the file as UTF-8; in Latin-1 the byte means `{}`", char::from(byte)))
+        };
+        SpecErrors::new(vec![problem.label(&(at..at + '\u{fffd}'.len_utf8()), "here")], &Arc::new(sources))
+    })
+}
+
+/// What a text that is no TOML seems to be instead.
+fn other_language(text: &str) -> Option<&'static str> {
+    let lines: Vec<&str> =
+        text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).take(40).collect();
+    let first = lines.first()?;
+    if *first == "{" || first.starts_with("{\"") {
+        return Some("JSON");
+    }
+    if first.starts_with("<?xml") || first.starts_with("<!DOCTYPE") || first.starts_with("<html") {
+        return Some("XML");
+    }
+    let yaml = |line: &&&str| {
+        let word = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_alphanumeric() || "-_ \"'".contains(c));
+        **line == "---"
+            || line.starts_with("- ")
+            || line.split_once(':').is_some_and(|(key, rest)| word(key) && (rest.is_empty() || rest.starts_with(' ')))
+    };
+    let count = lines.iter().filter(yaml).count();
+    let toml = lines.iter().any(|line| line.starts_with('[') || line.contains(" = "));
+    (!toml && 2 * count > lines.len()).then_some("YAML")
+}
+
+/// The smallest pipeline, to go by.
+const EXAMPLE: &str =
+    "a pipeline is TOML:\n\n[pipeline]\nname = \"first\"\n\n[stages.cells]\nuses = \"simulate\"\ncells = 40";
+
 /// The texts: the pipeline's own, then each `--set`.
 pub(super) fn sources(name: &str, text: &str, overrides: &Overrides) -> Sources {
     let mut sources = Sources::default();
@@ -155,7 +213,15 @@ pub(super) fn read<'t>(sources: &'t Sources, profile: Option<&str>, errors: &mut
     let (mut table, mistakes) = parse(text, offset);
     if !mistakes.is_empty() {
         // What the reader made of a broken text is a guess: its stages are looked at once the syntax is right.
-        errors.extend(syntax_errors(&table, text, &mistakes));
+        errors.extend(match other_language(text) {
+            Some(language) => {
+                let first = text.len() - text.trim_start().len();
+                let line = first..first + text[first..].lines().next().map_or(0, str::len);
+                let error = SpecError::new("syntax", format!("this is {language}, not TOML"));
+                vec![error.label(&line, "the first line").help(EXAMPLE)]
+            }
+            None => syntax_errors(&table, text, &mistakes),
+        });
         return None;
     }
 
@@ -189,11 +255,13 @@ fn syntax_errors(table: &Table, text: &str, mistakes: &[toml::de::Error]) -> Vec
     let open = mistakes
         .iter()
         .filter(|error| error.message().starts_with("unclosed"))
+        .take(ADVISED)
         .filter_map(|error| unclosed(table.values(), text, start(error)))
         .min();
     let mut errors = Vec::new();
     let mut repeated_until = 0;
-    for error in mistakes.iter().filter(|error| open.is_none_or(|open| start(error) < open)) {
+    // Whoever has more mistakes than anybody reads sees the first.
+    for error in mistakes.iter().filter(|error| open.is_none_or(|open| start(error) < open)).take(10 * ADVISED) {
         if error.message() == "duplicate key" && start(error) < repeated_until {
             continue;
         }
@@ -201,8 +269,12 @@ fn syntax_errors(table: &Table, text: &str, mistakes: &[toml::de::Error]) -> Vec
             let rest = &text[start(error)..];
             repeated_until = rest.find("\n[").map_or(text.len(), |next| start(error) + next);
             errors.push(duplicate);
+        } else if errors.len() < ADVISED
+            && let Some(duplicate) = duplicate_key(table, text, error)
+        {
+            errors.push(duplicate);
         } else {
-            errors.push(syntax(error, 0, text.len(), ""));
+            errors.push(syntax(error, 0, text.len(), "here"));
         }
     }
     if let Some(open) = open {
@@ -226,6 +298,36 @@ fn unclosed<'a>(nodes: impl Iterator<Item = &'a Node<'a>>, text: &str, at: usize
             unclosed(node.get_ref().as_table()?.values(), text, at)
         })
         .min()
+}
+
+/// The error of a key that stands twice in a table, with both places.
+fn duplicate_key(table: &Table, text: &str, error: &toml::de::Error) -> Option<SpecError> {
+    let span = error.span().filter(|_| error.message() == "duplicate key")?;
+    let name = text.get(span.clone())?;
+    let bare = name.trim_matches(['"', '\'']);
+    // The reader keeps one of the two.
+    let (_, kept) =
+        keys_named(table, bare).into_iter().filter(|(_, at)| at.start < span.start).max_by_key(|(_, at)| at.start)?;
+    Some(
+        SpecError::new("duplicate-key", format!("`{bare}` stands twice in the same table"))
+            .label(&span, "the second")
+            .label(&kept, "the first")
+            .help("keep one of the two"),
+    )
+}
+
+/// The keys of this name in a table and those inside it, with where they stand.
+fn keys_named<'a>(table: &'a Table, name: &str) -> Vec<(&'a str, Span)> {
+    let mut found = Vec::new();
+    for (key, node) in table {
+        if key.get_ref() == name {
+            found.push((key.get_ref().as_ref(), key.span()));
+        }
+        if let Some(inner) = node.get_ref().as_table() {
+            found.extend(keys_named(inner, name));
+        }
+    }
+    found
 }
 
 /// The error of a stage that is defined again, with both places.
@@ -327,7 +429,7 @@ fn parse_set(set: &str, offset: usize) -> Result<Table<'_>, SpecError> {
     let whole = offset..offset + set.len();
     let malformed = |message: &str, span: &Span| {
         SpecError::new("bad-set", message)
-            .label(span, "")
+            .label(span, "this")
             .help("for example `--set training.epochs=30` or `--set training.matrix.beta=[0, 0.5, 1]`")
     };
     let Some((path, value)) = set.split_once('=') else {
@@ -340,7 +442,7 @@ fn parse_set(set: &str, offset: usize) -> Result<Table<'_>, SpecError> {
             return Err(SpecError::new("syntax", error.message().to_owned())
                 .label(&(start..offset + set.len()), "this is no TOML value"));
         }
-        table = bare_word(path, value, offset).ok_or_else(|| syntax(error, offset, set.len(), ""))?;
+        table = bare_word(path, value, offset).ok_or_else(|| syntax(error, offset, set.len(), "here"))?;
     }
     for (key, node) in in_order(&table) {
         if !node.get_ref().is_table() {

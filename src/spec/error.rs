@@ -1,6 +1,6 @@
 //! What is wrong with a pipeline: every problem with its code, its places in the text and advice.
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, SourceCode};
 
@@ -21,10 +21,24 @@ pub(crate) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a s
         .map(|(_, candidate)| candidate)
 }
 
-/// Names in back-ticks with commas between them.
+/// The most names in a list.
+const LISTED: usize = 24;
+
+/// Names in back-ticks with commas between them; of many, the first.
 pub(crate) fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
-    names.into_iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+    let mut names = names.into_iter();
+    let first: Vec<String> = names.by_ref().take(LISTED).map(|name| format!("`{name}`")).collect();
+    match names.count() {
+        0 => first.join(", "),
+        more => format!("{} and {more} more", first.join(", ")),
+    }
 }
+
+/// So many mistakes are worth advice that takes a search; whoever has more reads the first.
+pub(crate) const ADVISED: usize = 200;
+
+/// So many problems are shown.
+const SHOWN: usize = 30;
 
 /// One thing that is wrong with a pipeline.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +72,11 @@ impl SpecError {
     pub(crate) fn help_maybe(mut self, help: Option<String>) -> Self {
         self.help = help.or(self.help);
         self
+    }
+
+    fn identity(&self) -> Identity<'_> {
+        let labels = self.labels.iter().map(|(span, text)| (span.start, span.end, text.as_str()));
+        (self.code, &self.message, labels.collect(), self.help.as_deref())
     }
 
     /// The file (or `--set`) and the line in it that the problem is about.
@@ -103,19 +122,23 @@ pub struct SpecErrors {
     errors: Vec<SpecError>,
 }
 
+/// What makes two problems the same one.
+type Identity<'a> = (&'a str, &'a str, Vec<(usize, usize, &'a str)>, Option<&'a str>);
+
 impl SpecErrors {
     /// Sorted by place, each problem once.
     pub(crate) fn new(mut errors: Vec<SpecError>, sources: &Arc<Sources>) -> Self {
         errors.sort_by_key(|error| error.labels.first().map(|(span, _)| (span.start, span.end)));
-        let mut kept: Vec<SpecError> = Vec::with_capacity(errors.len());
-        for mut error in errors {
+        // The members of a group have the same problem at the same place.
+        let mut seen: BTreeSet<Identity> = BTreeSet::new();
+        let new: Vec<bool> = errors.iter().map(|error| seen.insert(error.identity())).collect();
+        drop(seen);
+        let mut new = new.into_iter();
+        errors.retain_mut(|error| {
             error.sources = Arc::clone(sources);
-            // The members of a group have the same problem at the same place.
-            if !kept.contains(&error) {
-                kept.push(error);
-            }
-        }
-        Self { errors: kept }
+            new.next().unwrap_or_default()
+        });
+        Self { errors }
     }
 
     /// The problems, in the order of the text.
@@ -129,7 +152,7 @@ impl SpecErrors {
         let handler =
             GraphicalReportHandler::new_themed(theme).with_links(false).with_width(width).with_context_lines(1);
         let mut text = String::new();
-        for error in &self.errors {
+        for error in self.errors.iter().take(SHOWN) {
             handler.render_report(&mut text, error).expect("writing to a string");
             text.push('\n');
         }
@@ -143,6 +166,13 @@ impl fmt::Display for SpecErrors {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.errors.as_slice() {
             [one] => write!(formatter, "the pipeline has a problem: {one}"),
+            many if many.len() > SHOWN => {
+                write!(
+                    formatter,
+                    "the pipeline has {} problems, of which these are the first {SHOWN}; nothing was run",
+                    many.len()
+                )
+            }
             many => write!(formatter, "the pipeline has {} problems; nothing was run", many.len()),
         }
     }

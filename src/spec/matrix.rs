@@ -1,5 +1,7 @@
 //! `matrix.axis = [values]` or `{ from, to, count }`: what makes a group of a stage.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 use toml::{Spanned, de::DeValue};
 
@@ -50,7 +52,7 @@ impl Axis<'_> {
 }
 
 fn wrong(node: &Node, message: impl Into<String>) -> SpecError {
-    SpecError::new("matrix", message).label(&node.span(), "")
+    SpecError::new("matrix", message).label(&node.span(), "this")
 }
 
 const FORMS: &str =
@@ -111,7 +113,7 @@ fn counted(axis: &Node, table: &Table) -> Result<Vec<String>, SpecError> {
     for (key, _) in in_order(table) {
         if !known.contains(&key.get_ref().as_ref()) {
             return Err(SpecError::new("unknown-key", format!("unknown key `{}` in an axis", key.get_ref()))
-                .label(&key.span(), "")
+                .label(&key.span(), "not one of its keys")
                 .help(FORMS)
                 .help_maybe(did_you_mean(key.get_ref(), known)));
         }
@@ -191,8 +193,8 @@ pub(super) fn labels(values: &[Value], axis: &Axis) -> Vec<String> {
 
 /// The values that stand twice are an error: their instances would have one name.
 pub(super) fn repeated(axis: &Axis, labels: &[String]) -> Option<SpecError> {
-    let again = (1..labels.len()).find(|&at| labels[..at].contains(&labels[at]))?;
-    let first = labels.iter().position(|label| *label == labels[again])?;
+    let mut seen = BTreeMap::new();
+    let (first, again) = labels.iter().enumerate().find_map(|(at, label)| Some((seen.insert(label, at)?, at)))?;
     Some(
         SpecError::new(
             "matrix",

@@ -37,7 +37,7 @@ use std::{path::Path, sync::Arc};
 
 use toml::de::DeValue;
 
-use crate::stages::AnyStage;
+use crate::stage::AnyStage;
 use document::{Node, Table, in_order, not_a_table, type_name};
 
 pub use describe::{KindDescription, ParameterDescription, PortDescription, describe, describe_text};
@@ -48,7 +48,7 @@ pub use schema::{schema, schema_text};
 pub use source::{Sources, Span};
 pub use stage::{Connection, Feed, Stage, StageAxis, Variant};
 
-pub(crate) use error::listed;
+pub(crate) use error::{ADVISED, listed};
 pub(crate) use matrix::LARGEST_GROUP;
 pub(crate) use reference::{label, means, split};
 pub(crate) use stage::combinations;
@@ -67,22 +67,14 @@ pub struct Spec {
     pub errors: Vec<SpecError>,
 }
 
-/// Reads the pipeline at `path` with these overrides; its stages are of the [`crate::stages::registry`]'s kinds.
+/// Reads the pipeline at `path` with these overrides; its stages are of these kinds.
 ///
 /// # Errors
 /// Only when the file cannot be read. What is wrong in it stands in [`Spec::errors`].
-pub fn load(path: &Path, overrides: &Overrides) -> Result<Spec, SpecErrors> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        let help = if path.is_dir() {
-            "name the TOML file in it".to_owned()
-        } else {
-            "give the path of a pipeline's TOML file".to_owned()
-        };
-        let message = format!("cannot read the pipeline `{}`: {error}", path.display());
-        SpecErrors::new(vec![SpecError::new("unreadable", message).help(help)], &Arc::default())
-    })?;
+pub fn load(path: &Path, overrides: &Overrides, kinds: &'static [&'static dyn AnyStage]) -> Result<Spec, SpecErrors> {
+    let text = document::read_text(path)?;
     let folder = path.parent().unwrap_or(Path::new(""));
-    Ok(read(&path.display().to_string(), folder, &text, overrides, crate::stages::registry()))
+    Ok(read(&path.display().to_string(), folder, &text, overrides, kinds))
 }
 
 /// Understands `text`, which is called `name` in messages and whose files are relative to `folder`.
@@ -117,7 +109,7 @@ pub(crate) fn read(
     if tables.is_empty() && errors.is_empty() {
         errors.push(
             SpecError::new("no-stages", "the pipeline has no stages")
-                .label(&span, "")
+                .label(&span, "here they would stand")
                 .help("a stage is a table: `[stages.NAME]` with `uses = \"KIND\"`; `statcell stages` lists the kinds"),
         );
     }
@@ -161,7 +153,7 @@ impl<'t> Header<'t> {
             None if table.contains_key("name") => {}
             None => errors.push(
                 SpecError::new("missing-name", "the pipeline needs a name")
-                    .label(span, "")
+                    .label(span, "it would stand here")
                     .help("begin with `[pipeline]` and `name = \"…\"`; results go to a folder of this name"),
             ),
         }
@@ -172,7 +164,9 @@ impl<'t> Header<'t> {
                 header.seed = seed.clone();
             } else {
                 errors.push(
-                    SpecError::new("wrong-type", "`seed` must be a whole number, 0 or more").label(&seed.span(), ""),
+                    SpecError::new("wrong-type", "`seed` must be a whole number, 0 or more")
+                        .label(&seed.span(), "not such a number")
+                        .help("for example `seed = 615`"),
                 );
             }
         }
@@ -181,7 +175,7 @@ impl<'t> Header<'t> {
             if !known.contains(&name) {
                 errors.push(
                     SpecError::new("unknown-key", format!("unknown key `{name}` in `[pipeline]`"))
-                        .label(&key.span(), "")
+                        .label(&key.span(), "not one of its keys")
                         .help(format!("`[pipeline]` has {}", listed(known)))
                         .help_maybe(did_you_mean(name, known)),
                 );

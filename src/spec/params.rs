@@ -10,7 +10,7 @@ use super::{
     error::{SpecError, did_you_mean},
     source::Span,
 };
-use crate::stages::AnyStage;
+use crate::stage::AnyStage;
 
 /// What a kind declares about its parameters, read from its JSON Schema.
 pub(super) struct Declared {
@@ -56,28 +56,37 @@ pub(super) fn odd_numbers(name: &str, node: &Node, errors: &mut Vec<SpecError>) 
     }
 }
 
+/// Parameters as far as they were understood.
+pub(super) struct Parsed {
+    /// Normalised parameters.
+    pub(super) params: Value,
+    /// Keys with mistakes (reported already): they have their defaults here.
+    pub(super) without: Vec<String>,
+}
+
 /// Parses `table`, which holds parameters only. On a mistake, the key that it is in is taken out and the rest is parsed
-/// again, so that every mistake is found. `None`: there were mistakes, or parameters are `missing` (already reported).
+/// again, so that every mistake is found. `None`: too little is left, or parameters are `missing` (already reported).
 pub(super) fn parse(
     kind: &dyn AnyStage,
     stage: (&str, &Span),
     mut table: Table,
     missing: bool,
     errors: &mut Vec<SpecError>,
-) -> Option<Value> {
+) -> Option<Parsed> {
     let (stage_name, stage_span) = stage;
-    let mut sound = !missing;
+    let mut without = Vec::new();
     loop {
         let error = match kind.parse(Spanned::new(stage_span.clone(), DeValue::Table(table.clone()))) {
-            Ok(params) => return sound.then_some(params),
+            Ok(params) => return (!missing).then_some(Parsed { params, without }),
             Err(error) => error,
         };
         // Once a key is out (or was never there), its absence is no news.
-        if !sound && error.message().starts_with("missing field") && error.span().is_none_or(|span| span == *stage_span)
+        if (missing || !without.is_empty())
+            && error.message().starts_with("missing field")
+            && error.span().is_none_or(|span| span == *stage_span)
         {
             return None;
         }
-        sound = false;
         let at = error.span().unwrap_or_else(|| stage_span.clone());
         let holder = table
             .iter()
@@ -95,12 +104,40 @@ pub(super) fn parse(
         };
         errors.push(explain(&name, &value, &at, error.message()));
         table.remove(name.as_str());
+        without.push(name);
     }
 }
 
 /// The words in back-ticks.
 fn quoted(message: &str) -> Vec<&str> {
     message.split('`').skip(1).step_by(2).collect()
+}
+
+/// The value in the form that is expected, if it is plain what that would be.
+fn example(name: &str, value: &Node, expected: &str) -> Option<String> {
+    let text = match value.get_ref() {
+        DeValue::String(text) => text.to_string(),
+        DeValue::Integer(number) => number.as_str().to_owned(),
+        DeValue::Float(number) => number.as_str().to_owned(),
+        DeValue::Boolean(truth) => truth.to_string(),
+        _ => String::new(),
+    };
+    let quoted = matches!(value.get_ref(), DeValue::String(_));
+    let right = match expected {
+        "text" if !quoted && !text.is_empty() => format!("\"{text}\""),
+        "`true` or `false`" if ["true", "yes", "on", "1"].contains(&text.as_str()) => "true".to_owned(),
+        "`true` or `false`" if ["false", "no", "off", "0"].contains(&text.as_str()) => "false".to_owned(),
+        "a list" if quoted => format!("[\"{text}\"]"),
+        "a list" if !text.is_empty() => format!("[{text}]"),
+        "a table" => return Some(format!("for example `{name} = {{ NAME = … }}`")),
+        expected if expected.starts_with("a number") && quoted && text.parse::<f64>().is_ok() => text,
+        expected if expected.starts_with("a whole number") => {
+            let number: f64 = text.parse().ok().filter(|number: &f64| *number >= 0.0 && *number < 1e15)?;
+            format!("{number:.0}")
+        }
+        _ => return None,
+    };
+    Some(format!("write `{name} = {right}`"))
 }
 
 /// Puts the reader's message about a value in words for people.
@@ -125,10 +162,11 @@ fn explain(name: &str, value: &Node, at: &Span, message: &str) -> SpecError {
             Some(wanted) => format!("`{name}` must be a list of {wanted} values"),
             None => format!("`{name}`: {message}"),
         };
-        return SpecError::new("wrong-type", message).label(at, "");
+        let found = value.get_ref().as_array().map_or(0, |list| list.iter().count());
+        return SpecError::new("wrong-type", message).label(at, format!("{found} stand here"));
     }
     let Some((_, expected)) = message.split_once(", expected ") else {
-        return SpecError::new("wrong-value", format!("`{name}`: {message}")).label(at, "");
+        return SpecError::new("wrong-value", format!("`{name}`: {message}")).label(at, "this value");
     };
     let expected = match expected {
         "f64" | "f32" => "a number".to_owned(),
@@ -148,7 +186,8 @@ fn explain(name: &str, value: &Node, at: &Span, message: &str) -> SpecError {
         && *at == value.span()
         && i64::from_str_radix(integer.as_str(), integer.radix()).is_err()
     {
-        return SpecError::new("wrong-type", format!("`{name}` is too large a number")).label(at, "");
+        return SpecError::new("wrong-type", format!("`{name}` is too large a number"))
+            .label(at, "larger than any number can be");
     }
     let part = if *at == value.span() { String::new() } else { "every value of ".to_owned() };
     let found = if message.starts_with("invalid type") && *at == value.span() {
@@ -157,5 +196,7 @@ fn explain(name: &str, value: &Node, at: &Span, message: &str) -> SpecError {
         String::new()
     };
     let verb = if message.starts_with("invalid") { "must be" } else { "needs" };
-    SpecError::new("wrong-type", format!("{part}`{name}` {verb} {expected}")).label(at, found)
+    let found = if found.is_empty() { "this value".to_owned() } else { found };
+    let error = SpecError::new("wrong-type", format!("{part}`{name}` {verb} {expected}")).label(at, found);
+    error.help_maybe(if *at == value.span() { example(name, value, &expected) } else { None })
 }

@@ -3,20 +3,16 @@
 use serde_json::{Map, Value, json};
 
 use super::params::Declared;
-use crate::stages::{AnyStage, Arity, Input, registry};
+use crate::stage::{AnyStage, Arity, Input};
+
+/// [`schema`] as it stands in `docs/pipeline.schema.json`.
+pub fn schema_text(kinds: &[&dyn AnyStage]) -> String {
+    serde_json::to_string_pretty(&schema(kinds)).expect("a schema is plain data") + "\n"
+}
 
 /// The JSON Schema (2020-12) of pipelines. Write it to `docs/pipeline.schema.json` with
 /// `statcell schema > docs/pipeline.schema.json`, and name it in a pipeline's first line: `#:schema ../docs/pipeline.schema.json`.
-pub fn schema() -> Value {
-    of(registry())
-}
-
-/// [`schema`] as it stands in `docs/pipeline.schema.json`.
-pub fn schema_text() -> String {
-    serde_json::to_string_pretty(&schema()).expect("a schema is plain data") + "\n"
-}
-
-pub(super) fn of(kinds: &[&dyn AnyStage]) -> Value {
+pub fn schema(kinds: &[&dyn AnyStage]) -> Value {
     let mut definitions = Map::from_iter([(RANGE.to_owned(), range())]);
     for kind in kinds {
         stage(*kind, &mut definitions);
@@ -207,6 +203,7 @@ fn range() -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stages::registry;
 
     #[test]
     fn every_reference_has_its_definition() {
@@ -220,7 +217,7 @@ mod tests {
                 _ => {}
             }
         }
-        for schema in [schema(), of(crate::spec::test_kinds::KINDS)] {
+        for schema in [schema(registry()), schema(crate::spec::test_kinds::KINDS)] {
             let mut found = Vec::new();
             references(&schema, &mut found);
             assert!(!found.is_empty());
@@ -232,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_kinds_table_has_its_ports_parameters_and_axes() {
-        let schema = of(crate::spec::test_kinds::KINDS);
+        let schema = schema(crate::spec::test_kinds::KINDS);
         let train = &schema["$defs"]["train"];
         assert_eq!(train["properties"]["uses"]["const"], "train");
         assert_eq!(train["required"], json!(["uses", "cells"]));
@@ -246,9 +243,9 @@ mod tests {
     fn the_schema_in_the_repository_is_current() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/pipeline.schema.json");
         let kept = std::fs::read_to_string(path).unwrap_or_default();
-        if kept != schema_text() {
+        if kept != schema_text(registry()) {
             let current = concat!(env!("CARGO_MANIFEST_DIR"), "/target/pipeline.schema.json");
-            std::fs::write(current, schema_text()).unwrap();
+            std::fs::write(current, schema_text(registry())).unwrap();
             panic!(
                 "docs/pipeline.schema.json is out of date: `statcell schema > docs/pipeline.schema.json`, or copy {current}"
             );

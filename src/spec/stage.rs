@@ -1,6 +1,9 @@
 //! One stage's table: its kind, its matrix, what it takes, its parameters.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
 use serde::{Deserialize, de::IntoDeserializer};
 use serde_json::Value;
@@ -8,14 +11,14 @@ use toml::de::DeValue;
 
 use super::{
     document::{Key, Node, Table, in_order, key, not_a_table, type_name},
-    error::{SpecError, did_you_mean, listed, nearest},
+    error::{ADVISED, SpecError, did_you_mean, listed, nearest},
     files,
     matrix::{self, Axis},
     params::{self, Declared},
     reference::{Reference, is_name},
     source::{Sources, Span},
 };
-use crate::stages::{AnyStage, Arity, Input};
+use crate::stage::{AnyStage, Arity, Input};
 
 /// What stands beside a stage's parameters and ports.
 pub(super) const COMMON_KEYS: [&str; 2] = ["uses", "matrix"];
@@ -35,6 +38,8 @@ pub struct Stage {
     pub connections: Vec<Connection>,
     /// The parameters, once for every combination of the axes (the last axis changes fastest). Empty: they have mistakes.
     pub variants: Vec<Variant>,
+    /// Parameters of a stage with mistakes, as far as they were understood, and the keys that were not.
+    pub(crate) partial: Option<(Value, Vec<String>)>,
     /// Where the value of each key stands.
     pub(crate) spans: BTreeMap<String, Span>,
 }
@@ -107,6 +112,7 @@ impl Surroundings<'_> {
             axes: Vec::new(),
             connections: Vec::new(),
             variants: Vec::new(),
+            partial: None,
             spans: BTreeMap::new(),
         };
         if !is_name(name) {
@@ -220,12 +226,14 @@ impl Surroundings<'_> {
         for (name, span) in unknown {
             table.remove(name.as_str());
             suggested.extend(nearest(&name, known.iter().copied()).map(str::to_owned));
-            errors.push(
-                SpecError::new("unknown-key", format!("unknown key `{name}` in stage `{}`", stage.name))
-                    .label(&span, format!("`{}` has no such parameter or port", kind.name()))
+            let mut error = SpecError::new("unknown-key", format!("unknown key `{name}` in stage `{}`", stage.name))
+                .label(&span, format!("`{}` has no such parameter or port", kind.name()));
+            if errors.len() < ADVISED {
+                error = error
                     .help(format!("`{}` has {}", kind.name(), listed(known.iter().copied())))
-                    .help_maybe(did_you_mean(&name, known.iter().copied())),
-            );
+                    .help_maybe(did_you_mean(&name, known.iter().copied()));
+            }
+            errors.push(error);
         }
         let mut missing = false;
         for name in &declared.required {
@@ -299,9 +307,13 @@ impl Surroundings<'_> {
                 table.insert(key(&axis.name, &axis.span), axis.value(at));
             }
             let found = params::parse(kind, (&stage.name, &stage.span), table, missing, errors);
-            sound &= found.is_some();
-            if let Some(params) = found {
-                variants.push(Variant { at, params });
+            match found {
+                Some(params::Parsed { params, without }) if without.is_empty() => variants.push(Variant { at, params }),
+                found => {
+                    sound = false;
+                    // What could be understood is still held to what the kind says of it.
+                    stage.partial = stage.partial.take().or(found.map(|found| (found.params, found.without)));
+                }
             }
             // The mistakes of many members are those of the first few.
             if !sound && variants.is_empty() && errors.len() > 20 {
@@ -309,13 +321,13 @@ impl Surroundings<'_> {
             }
         }
         for (number, axis) in axes.iter().enumerate() {
-            let values: Vec<Value> = (0..axis.len())
-                .map(|at| {
-                    let parsed = variants.iter().find(|variant| variant.at[number] == at);
-                    let parsed = parsed.and_then(|variant| variant.params.get(&axis.name)).cloned();
-                    parsed.unwrap_or_else(|| as_json(axis.value(at)))
-                })
-                .collect();
+            let mut values: Vec<Option<&Value>> = vec![None; axis.len()];
+            for variant in &variants {
+                values[variant.at[number]] = variant.params.get(&axis.name);
+            }
+            let values = values.into_iter().enumerate();
+            let values: Vec<Value> =
+                values.map(|(at, value)| value.cloned().unwrap_or_else(|| as_json(axis.value(at)))).collect();
             let labels = matrix::labels(&values, axis);
             if let Some(error) = matrix::repeated(axis, &labels) {
                 errors.push(error);
@@ -390,6 +402,7 @@ impl Surroundings<'_> {
     fn connection(&self, port: String, input: &Input, value: &Node, errors: &mut Vec<SpecError>) -> Connection {
         let mut connection =
             Connection { port, input: input.clone(), span: value.span(), feeds: Vec::new(), broken: false };
+        let mut seen = BTreeSet::new();
         let before = errors.len();
         // A table of names takes lists only of files.
         let takes_list = match input.arity {
@@ -398,10 +411,10 @@ impl Surroundings<'_> {
             Arity::One | Arity::Optional => false,
         };
         match value.get_ref() {
-            DeValue::String(_) => self.feed(&mut connection, value, errors),
+            DeValue::String(_) => self.feed(&mut connection, value, &mut seen, errors),
             DeValue::Array(list) if takes_list => {
                 for item in list.iter() {
-                    self.feed(&mut connection, item, errors);
+                    self.feed(&mut connection, item, &mut seen, errors);
                 }
             }
             DeValue::Array(_) => errors.push(
@@ -428,7 +441,14 @@ impl Surroundings<'_> {
         connection
     }
 
-    fn feed(&self, connection: &mut Connection, item: &Node, errors: &mut Vec<SpecError>) {
+    /// Takes one thing in. `seen`: the files that the port has already.
+    fn feed(
+        &self,
+        connection: &mut Connection,
+        item: &Node,
+        seen: &mut BTreeSet<PathBuf>,
+        errors: &mut Vec<SpecError>,
+    ) {
         let Some(text) = item.get_ref().as_str() else {
             errors.push(wrong_feed(&connection.port, &connection.input, &item.span(), item.get_ref()));
             return;
@@ -437,14 +457,13 @@ impl Surroundings<'_> {
             match files::find(&self.folder, text) {
                 Ok(found) => {
                     for (name, path) in found {
-                        let file = Feed::File { name, path };
-                        if !connection.feeds.contains(&file) {
-                            connection.feeds.push(file);
+                        if seen.insert(path.clone()) {
+                            connection.feeds.push(Feed::File { name, path });
                         }
                     }
                 }
                 Err((message, help)) => {
-                    errors.push(SpecError::new("missing-file", message).label(&item.span(), "").help_maybe(help))
+                    errors.push(SpecError::new("missing-file", message).label(&item.span(), "this").help_maybe(help))
                 }
             }
             return;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     artifact::ArtifactType,
-    stages::{
+    stage::{
         AnyStage, Arity, Checked, Context, Facts, Input, InputFacts, Inputs, Output, Outputs, Problem, StageError,
         StageKind, erased,
     },

@@ -4,16 +4,16 @@ use std::collections::BTreeSet;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
-use super::{
-    Checked, Context, Input, InputFacts, Inputs, Item, Output, Outputs, Problem, StageError, StageKind,
-    each_cell::encode, id_hash::id_hash,
-};
+use super::id_hash::id_hash;
 use crate::{
-    artifact::{ArtifactError, ArtifactType, CellImage, Cells, CellsWriter},
+    artifact::{ArtifactError, ArtifactType, CellImage, Cells, CellsDescription, CellsWriter},
     image::Volume,
     nn::Rng,
+    stage::{
+        Checked, Context, Input, InputFacts, Inputs, ItemContext, ItemFiles, ItemInput, ItemWork, Output, Outputs,
+        Problem, StageError, StageKind, Work,
+    },
     store::Digest,
 };
 
@@ -75,6 +75,7 @@ impl StageKind for Controls {
     const VERSION: u32 = 2;
     const ABOUT: &'static str =
         "adds copies of cells with DNA, membrane, nothing, noise or another cell's structure as structure";
+    const NOT_IN_ITEMS: &'static [(&'static str, &'static str)] = &[("labels", "each control is an item of its own")];
 
     fn inputs(_: Option<&ControlsParams>) -> Vec<Input> {
         vec![Input::one("cells", ArtifactType::Cells, "normalised cells with a channel `structure`")]
@@ -106,7 +107,7 @@ impl StageKind for Controls {
     fn run(params: &ControlsParams, inputs: &Inputs, context: &Context) -> Result<Outputs, StageError> {
         let cells = Cells::open(inputs.one("cells"), context.blobs())?;
         let description = &cells.description;
-        let channels = positions(&description.channels).map_err(StageError::bad_input)?;
+        positions(&description.channels).map_err(StageError::bad_input)?;
         if !description.normalised {
             return Err(StageError::bad_input("controls are made of normalised cells, and these are as measured")
                 .with_help("put a stage `normalize` before this one"));
@@ -116,26 +117,17 @@ impl StageKind for Controls {
             context.note("no cell was chosen to make controls of: the set is too small");
         }
 
-        let mut items = Vec::new();
-        for copy in &copies {
-            let mut inputs = vec![cells.entry(copy.source)?.digest];
-            if let Some(donor) = copy.donor {
-                inputs.push(cells.entry(donor)?.digest);
-            }
-            let seed = (copy.control == Control::Noise).then_some(params.seed);
-            items.push(Item {
-                inputs,
-                parameters: json!({ "control": copy.control, "seed": seed, "description": description }),
-            });
-        }
-        let results = context.map("controls", &items, |index| {
-            let copy = &copies[index];
-            let donor = copy.donor.map(|donor| cells.image(donor)).transpose()?;
-            let image = cells.image(copy.source)?;
-            let image = replace(copy.control, image, donor, channels, params.seed, &items[index].inputs[0]);
-            let id = &cells.ids()[copy.source];
-            Ok(vec![("image.ome.tif".to_owned(), encode(id, &image, description)?)])
-        })?;
+        let work = |copy: &Copy| {
+            let image = |row: usize| Ok::<_, ArtifactError>(ItemInput::Blob(cells.entry(row)?.digest));
+            let donor = copy.donor.map_or(Ok(ItemInput::Nothing), image)?;
+            Ok(Work {
+                name: format!("control {} of cell `{}`", copy.control.label(), cells.ids()[copy.source]),
+                item: (copy.control, (copy.control == Control::Noise).then_some(params.seed)),
+                inputs: vec![image(copy.source)?, donor],
+            })
+        };
+        let items = copies.iter().map(work).collect::<Result<Vec<_>, ArtifactError>>()?;
+        let results = context.map(&CopyCell { description: description.clone() }, &[], &items)?;
 
         let mut writer = CellsWriter::new(description.clone(), context.blobs());
         for (row, id) in cells.ids().iter().enumerate() {
@@ -212,6 +204,36 @@ fn choose(cells: &Cells, params: &ControlsParams) -> Result<Vec<Copy>, ArtifactE
         }
     }
     Ok(copies)
+}
+
+/// Makes one control.
+#[derive(Serialize, Deserialize)]
+struct CopyCell {
+    description: CellsDescription,
+}
+
+impl ItemWork for CopyCell {
+    /// The control, and the seed where it is noise.
+    type Item = (Control, Option<u64>);
+    type Shared = Positions;
+    const UNIT: &'static str = "controls";
+
+    fn open(&self, _: &ItemContext) -> Result<Positions, StageError> {
+        positions(&self.description.channels).map_err(StageError::bad_input)
+    }
+
+    fn run(
+        &self,
+        channels: &Positions,
+        (control, seed): Self::Item,
+        inputs: &ItemContext,
+    ) -> Result<ItemFiles, StageError> {
+        let image = |input: usize| Ok::<_, StageError>(CellImage::decode(&inputs.bytes(input)?, &self.description)?);
+        let donor = if control == Control::Random { Some(image(1)?) } else { None };
+        let source = inputs.digest(0).expect("every copy has a source");
+        let image = replace(control, image(0)?, donor, *channels, seed.unwrap_or_default(), &source);
+        Ok(vec![("image.ome.tif".to_owned(), image.encode(&self.description)?)])
+    }
 }
 
 /// The image of a cell with another structure channel (paper, section 2.1; the published program).
@@ -321,7 +343,7 @@ mod tests {
 
     #[test]
     fn needs_normalised_cells_with_a_structure() {
-        let facts = super::super::Facts { channels: Some(vec!["membrane".into(), "dna".into()]), ..Default::default() };
+        let facts = crate::stage::Facts { channels: Some(vec!["membrane".into(), "dna".into()]), ..Default::default() };
         let checked =
             Controls::check(&params::<Controls>(json!({})), &InputFacts::from([("cells".to_owned(), vec![facts])]));
         assert!(checked.problems[0].message.contains("need a channel `structure`"));

@@ -1,44 +1,63 @@
 //! Stages that turn the image of each cell into another one, cell by cell.
 
-use serde::Serialize;
-use serde_json::json;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{Context, Item, StageError};
-use crate::artifact::{Artifact, ArtifactError, CellImage, Cells, CellsDescription, CellsWriter};
+use crate::{
+    artifact::{Artifact, ArtifactError, CellImage, Cells, CellsDescription, CellsWriter},
+    stage::{Context, ItemContext, ItemFiles, ItemInput, ItemWork, StageError, Work},
+};
 
 /// The name of the image in the result of an item.
 const IMAGE: &str = "image.ome.tif";
 
-/// A set with the same table and, for each cell, the image that `f` makes of its image. Cached per cell: what counts is the
-/// contents of the cell's image, how it is described, and `parameters`; never its id or its place in the set.
-///
-/// `f` is given the cell's id for its messages only.
-pub(super) fn each_cell<F>(
-    context: &Context,
-    cells: &Cells,
-    parameters: &impl Serialize,
-    description: &CellsDescription,
-    f: F,
-) -> Result<Artifact, StageError>
-where
-    F: Fn(&str, CellImage) -> Result<CellImage, StageError> + Sync,
-{
-    let parameters = json!({ "parameters": parameters, "description": cells.description });
-    let items = (0..cells.len())
-        .map(|index| Ok(Item { inputs: vec![cells.entry(index)?.digest], parameters: parameters.clone() }))
-        .collect::<Result<Vec<_>, ArtifactError>>()?;
-    let results = context.map("cells", &items, |index| {
-        let image = f(&cells.ids()[index], cells.image(index)?)?;
-        Ok(vec![(IMAGE.to_owned(), encode(&cells.ids()[index], &image, description)?)])
-    })?;
-    let mut writer = CellsWriter::new(description.clone(), context.blobs());
+/// What is done to the image of each cell: the parameters of a stage.
+pub(super) trait EachCell: Clone + Serialize + DeserializeOwned + Send + Sync {
+    /// How the images are described afterwards.
+    fn described(&self, before: &CellsDescription) -> CellsDescription;
+
+    /// The new image of a cell.
+    fn image(&self, image: CellImage, before: &CellsDescription) -> Result<CellImage, StageError>;
+}
+
+/// A set with the same table and a new image of each cell. Cached per cell: what counts is the contents of the cell's image, how it
+/// is described, and the parameters; never its id or its place in the set.
+pub(super) fn each_cell(context: &Context, cells: &Cells, params: &impl EachCell) -> Result<Artifact, StageError> {
+    let work = OfCell { parameters: params.clone(), description: cells.description.clone() };
+    let results = context.map(&work, &[], &work_on(cells)?)?;
+    let mut writer = CellsWriter::new(params.described(&cells.description), context.blobs());
     for (id, result) in cells.ids().iter().zip(&results) {
         writer.link(id, &result.entries()[0]);
     }
     Ok(writer.finish(&cells.table)?)
 }
 
-/// The bytes of a cell's image.
-pub(super) fn encode(id: &str, image: &CellImage, description: &CellsDescription) -> Result<Vec<u8>, StageError> {
-    Ok(image.encode(description).map_err(|source| ArtifactError::Image { name: id.to_owned(), source })?)
+/// Every cell of a set as an item that depends on nothing but its image.
+pub(super) fn work_on(cells: &Cells) -> Result<Vec<Work<'static, ()>>, ArtifactError> {
+    let work = |(index, id): (usize, &String)| {
+        let inputs = vec![ItemInput::Blob(cells.entry(index)?.digest)];
+        Ok(Work { name: format!("cell `{id}`"), item: (), inputs })
+    };
+    cells.ids().iter().enumerate().map(work).collect()
+}
+
+#[derive(Serialize, Deserialize)]
+struct OfCell<P> {
+    parameters: P,
+    description: CellsDescription,
+}
+
+impl<P: EachCell> ItemWork for OfCell<P> {
+    type Item = ();
+    type Shared = CellsDescription;
+    const UNIT: &'static str = "cells";
+
+    fn open(&self, _: &ItemContext) -> Result<CellsDescription, StageError> {
+        Ok(self.parameters.described(&self.description))
+    }
+
+    fn run(&self, after: &CellsDescription, (): (), inputs: &ItemContext) -> Result<ItemFiles, StageError> {
+        let image = CellImage::decode(&inputs.bytes(0)?, &self.description)?;
+        let image = self.parameters.image(image, &self.description)?;
+        Ok(vec![(IMAGE.to_owned(), image.encode(after)?)])
+    }
 }

@@ -2,17 +2,20 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
-use super::{
-    Checked, Context, Input, InputFacts, Inputs, Item, Output, Outputs, Problem, StageError, StageKind,
-    inference::{Inference, check_fit, shown_channels, volumes},
-};
+use super::inference::{Fit, Inference, check_fit, shown_channels, volumes};
 use crate::{
-    artifact::{ArtifactError, ArtifactType, Cells, Embedding, EmbeddingDescription, FigureSet, Table, kl_divergence},
+    artifact::{
+        ArtifactError, ArtifactType, CellImage, Cells, CellsDescription, Embedding, EmbeddingDescription, FigureSet,
+        Table, kl_divergence,
+    },
     figures::embedding::{Observed, figures},
     model::ModelKind,
     nn::Rng,
+    stage::{
+        Checked, Context, Input, InputFacts, Inputs, ItemContext, ItemFiles, ItemInput, ItemWork, Output, Outputs,
+        Problem, StageError, StageKind, Work,
+    },
 };
 
 /// The stage kind.
@@ -53,6 +56,8 @@ impl StageKind for Embed {
     const NAME: &'static str = "embed";
     const VERSION: u32 = 4;
     const ABOUT: &'static str = "places cells in a model's latent space: μ, log σ², KL, reconstruction error, ELBO";
+    const NOT_IN_ITEMS: &'static [(&'static str, &'static str)] =
+        &[("with-controls", "it says which cells are embedded"), ("shown", "it says which cells stand in a figure")];
 
     fn inputs(_: Option<&Params>) -> Vec<Input> {
         vec![
@@ -94,35 +99,22 @@ impl StageKind for Embed {
         let with_controls = params.with_controls || architecture.kind == ModelKind::Target;
         let rows: Vec<usize> = (0..cells.len()).filter(|&row| with_controls || !controls[row]).collect();
         let structures = cells.table.texts("structure")?;
-        let labels = rows.iter().map(|&row| inference.label(&cells.ids()[row], &structures[row]));
+        let label = |&row: &usize| {
+            inference.label(&structures[row]).map_err(|error| error.about(&format!("cell `{}`", cells.ids()[row])))
+        };
+        let labels = rows.iter().map(label);
         let labels = labels.collect::<Result<Vec<_>, _>>()?;
 
         // A pass of one cell costs an encoding and `samples` decodings, so batches of several cells would save little; and a cell's
         // numbers then depend on nothing but the cell, which lets them be cached by cell.
         let items = rows.iter().map(|&row| {
-            let parameters = json!({
-                "cell": cells.ids()[row], "structure": structures[row], "samples": params.samples, "seed": params.seed,
-                "description": cells.description,
-            });
-            Ok(Item { inputs: vec![model.digest(), cells.entry(row)?.digest], parameters })
+            let id = &cells.ids()[row];
+            let item = CellToEmbed { id: id.clone(), structure: structures[row].clone() };
+            Ok(Work { name: format!("cell `{id}`"), item, inputs: vec![ItemInput::Blob(cells.entry(row)?.digest)] })
         });
         let items = items.collect::<Result<Vec<_>, ArtifactError>>()?;
-        let results = context.map("cells", &items, |index| {
-            let row = rows[index];
-            let image = fit.images(&cells.image(row)?);
-            let condition = image.condition(labels[index]);
-            let (mu, logvar) = inference.encode(&image.encoded, condition)?;
-            let mut rng = Rng::new(params.seed, &format!("embed {}", cells.ids()[row]), 0);
-            let draw = |(&mu, &logvar): (&f32, &f32)| mu + rng.normal() as f32 * libm::expf(0.5 * logvar);
-            let draws = mu.iter().zip(&logvar).cycle().take(params.samples * mu.len());
-            let z: Vec<f32> = draws.map(draw).collect();
-            let squares =
-                |drawn: &[f32]| drawn.iter().zip(&image.encoded).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
-            let drawn = inference.decode(&z, condition)?;
-            let error = drawn.chunks_exact(image.encoded.len()).map(squares).sum::<f64>() / params.samples as f64;
-            let numbers = mu.iter().chain(&logvar).flat_map(|value| value.to_le_bytes());
-            Ok(vec![(NUMBERS.to_owned(), error.to_le_bytes().into_iter().chain(numbers).collect())])
-        })?;
+        let work = EmbedCell { samples: params.samples, seed: params.seed, description: cells.description.clone() };
+        let results = context.map(&work, &[ItemInput::Artifact(model)], &items)?;
 
         let latent = architecture.latent;
         let mut reconstruction = Vec::new();
@@ -196,6 +188,55 @@ impl StageKind for Embed {
     }
 }
 
+/// Places one cell in the latent space.
+#[derive(Serialize, Deserialize)]
+struct EmbedCell {
+    samples: usize,
+    seed: u64,
+    description: CellsDescription,
+}
+
+/// Draws of z hang on the cell's id; a target model takes the structure.
+#[derive(Serialize, Deserialize)]
+struct CellToEmbed {
+    id: String,
+    structure: String,
+}
+
+impl ItemWork for EmbedCell {
+    type Item = CellToEmbed;
+    type Shared = (Inference, Fit);
+    const UNIT: &'static str = "cells";
+
+    fn open(&self, inputs: &ItemContext) -> Result<(Inference, Fit), StageError> {
+        let model = inputs.artifact(0).ok_or_else(|| StageError::failed("there is no model"))?;
+        let inference = Inference::open(model, inputs.blobs())?;
+        let fit = inference.fit(&self.description)?;
+        Ok((inference, fit))
+    }
+
+    fn run(
+        &self,
+        (inference, fit): &(Inference, Fit),
+        CellToEmbed { id, structure }: CellToEmbed,
+        inputs: &ItemContext,
+    ) -> Result<ItemFiles, StageError> {
+        let image = fit.images(&CellImage::decode(&inputs.bytes(0)?, &self.description)?);
+        let condition = image.condition(inference.label(&structure)?);
+        let (mu, logvar) = inference.encode(&image.encoded, condition)?;
+        let mut rng = Rng::new(self.seed, &format!("embed {id}"), 0);
+        let draw = |(&mu, &logvar): (&f32, &f32)| mu + rng.normal() as f32 * libm::expf(0.5 * logvar);
+        let draws = mu.iter().zip(&logvar).cycle().take(self.samples * mu.len());
+        let z: Vec<f32> = draws.map(draw).collect();
+        let squares =
+            |drawn: &[f32]| drawn.iter().zip(&image.encoded).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
+        let drawn = inference.decode(&z, condition)?;
+        let error = drawn.chunks_exact(image.encoded.len()).map(squares).sum::<f64>() / self.samples as f64;
+        let numbers = mu.iter().chain(&logvar).flat_map(|value| value.to_le_bytes());
+        Ok(vec![(NUMBERS.to_owned(), error.to_le_bytes().into_iter().chain(numbers).collect())])
+    }
+}
+
 /// Rows of at most `count` cells, taken from every structure in turn (from every mitotic stage, where all have one structure).
 fn spread(table: &Table, count: usize) -> Result<Vec<usize>, ArtifactError> {
     let structures = table.texts("structure")?;
@@ -216,6 +257,8 @@ fn spread(table: &Table, count: usize) -> Result<Vec<usize>, ArtifactError> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::super::{
         inference::tests::tiny_model,
         testing::{MemoryHost, noisy_cells, params},

@@ -9,13 +9,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
-use super::{Checked, Context, Input, InputFacts, Inputs, Item, Output, Outputs, Problem, StageError, StageKind};
 use crate::{
     artifact::{Artifact, ArtifactType, ArtifactWriter, Cells, FigureSet, LabelImage, Labels, Table},
     figures::evaluation::{OBJECTS, agreement},
     image::{Comparison, Detection, Pose, Region, Volume, axis_angle, labelled_regions},
+    stage::{
+        Checked, Context, Input, InputFacts, Inputs, ItemContext, ItemFiles, ItemInput, ItemWork, Output, Outputs,
+        Problem, StageError, StageKind, Work,
+    },
     stats::{mean, quantile, sorted},
 };
 
@@ -86,9 +88,11 @@ impl StageKind for Evaluate {
     const NAME: &'static str = "evaluate";
     const VERSION: u32 = 2;
     const ABOUT: &'static str = "holds nuclei and cells that were found against the true ones, and their alignment";
+    const NOT_IN_ITEMS: &'static [(&'static str, &'static str)] = &[("names", "they stand in the tables only")];
 
     fn inputs(_: Option<&EvaluateParams>) -> Vec<Input> {
-        let any = |name: &str, kind, about: &str| Input { arity: super::Arity::Any, ..Input::many(name, kind, about) };
+        let any =
+            |name: &str, kind, about: &str| Input { arity: crate::stage::Arity::Any, ..Input::many(name, kind, about) };
         vec![
             Input::many("labels", ArtifactType::Labels, "the nuclei and cells that were found"),
             Input::many(
@@ -193,26 +197,14 @@ fn fields(
     if more > 0 {
         context.note(format!("set {set}: {more} fields without truth do not count"));
     }
-    let entries = |id: &str| [truth.entry(id), found.entry(id)];
-    let items: Vec<Item> = ids
-        .iter()
-        .map(|id| Item {
-            inputs: entries(id).into_iter().flatten().map(|entry| entry.digest).collect(),
-            parameters: json!({ "version": 1, "found": found.entry(id).is_some() }),
-        })
-        .collect();
-    let results = context.map("fields", &items, |index| {
-        let id = ids[index];
-        let Some(truth) = truth.image(id)? else { return Err(StageError::failed(format!("no truth of `{id}`"))) };
-        let nothing = || Volume::filled(truth.cell.size, 0);
-        let found = match found.image(id)? {
-            Some(found) => found,
-            None => LabelImage { nucleus: nothing(), cell: nothing(), voxel_um: truth.voxel_um },
-        };
-        context.check()?;
-        let result = one_field(id, &truth, &found)?;
-        Ok(vec![(RESULT.to_owned(), serde_json::to_vec(&result).expect("plain data"))])
-    })?;
+    let input =
+        |labels: &Labels, id: &str| labels.entry(id).map_or(ItemInput::Nothing, |entry| ItemInput::Blob(entry.digest));
+    let work = |id: &&str| Work {
+        name: format!("field `{id}`"),
+        item: (),
+        inputs: vec![input(&truth, id), input(&found, id)],
+    };
+    let results = context.map(&CompareField {}, &[], &ids.iter().map(work).collect::<Vec<_>>())?;
     ids.iter()
         .zip(&results)
         .map(|(id, result)| {
@@ -224,21 +216,44 @@ fn fields(
         .collect()
 }
 
-fn one_field(id: &str, truth: &LabelImage, found: &LabelImage) -> Result<FieldResult, StageError> {
+/// Compares one field with its truth.
+#[derive(Serialize, Deserialize)]
+struct CompareField {}
+
+impl ItemWork for CompareField {
+    type Item = ();
+    type Shared = ();
+    const UNIT: &'static str = "fields";
+
+    fn open(&self, _: &ItemContext) -> Result<(), StageError> {
+        Ok(())
+    }
+
+    fn run(&self, (): &(), (): (), inputs: &ItemContext) -> Result<ItemFiles, StageError> {
+        let truth = LabelImage::decode(&inputs.bytes(0)?)?;
+        let found = if inputs.digest(1).is_some() {
+            LabelImage::decode(&inputs.bytes(1)?)?
+        } else {
+            let nothing = || Volume::filled(truth.cell.size, 0);
+            LabelImage { nucleus: nothing(), cell: nothing(), voxel_um: truth.voxel_um }
+        };
+        inputs.check()?;
+        let result = one_field(&truth, &found)?;
+        Ok(vec![(RESULT.to_owned(), serde_json::to_vec(&result).expect("plain data"))])
+    }
+}
+
+fn one_field(truth: &LabelImage, found: &LabelImage) -> Result<FieldResult, StageError> {
     if (0..3).any(|axis| (truth.voxel_um[axis] / found.voxel_um[axis] - 1.0).abs() > 1e-3) {
-        let message = format!(
-            "field `{id}`: voxels of {:?} µm are held against a truth of {:?} µm",
-            found.voxel_um, truth.voxel_um
-        );
+        let message = format!("voxels of {:?} µm are held against a truth of {:?} µm", found.voxel_um, truth.voxel_um);
         return Err(StageError::bad_input(message));
     }
-    let name = |error| StageError::bad_input(format!("field `{id}`: {error}"));
-    let nuclei = compare(&truth.nucleus, &found.nucleus, truth.voxel_um, lies_of_nuclei).map_err(name)?;
+    let nuclei = compare(&truth.nucleus, &found.nucleus, truth.voxel_um, lies_of_nuclei)?;
     // Truth without a single cell does not say where cells are.
     let cells = if truth.cell.data.iter().all(|&label| label == 0) {
         None
     } else {
-        let mut compared = compare(&truth.cell, &found.cell, truth.voxel_um, |_, _| BTreeMap::new()).map_err(name)?;
+        let mut compared = compare(&truth.cell, &found.cell, truth.voxel_um, |_, _| BTreeMap::new())?;
         let (truth_lies, found_lies) = (lies_of_cells(truth), lies_of_cells(found));
         for row in &mut compared.rows {
             row.truth_lie = row.truth.and_then(|(label, _)| truth_lies.get(&label).copied());
@@ -591,6 +606,8 @@ impl Scores {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::super::testing::{MemoryHost, params};
     use super::*;
     use crate::artifact::LabelsWriter;
@@ -705,7 +722,7 @@ mod tests {
             voxel_um: [1.0, 0.5, 0.5],
         };
         assert!(run(&artifact(&host, &["a"], &small), &good).is_err());
-        let facts = |count| vec![super::super::Facts::default(); count];
+        let facts = |count| vec![crate::stage::Facts::default(); count];
         let inputs = InputFacts::from([("labels".to_owned(), facts(2)), ("truth".to_owned(), facts(1))]);
         let problems = Evaluate::check(&params::<Evaluate>(json!({ "names": ["x", "x", "all"] })), &inputs).problems;
         assert_eq!(problems.len(), 3, "{problems:?}");

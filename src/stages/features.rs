@@ -2,15 +2,18 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
-use super::{Checked, Context, Input, InputFacts, Inputs, Item, Output, Outputs, Problem, StageError, StageKind};
+use super::each_cell::work_on;
 use crate::{
-    artifact::{ArtifactError, ArtifactType, ArtifactWriter, CellImage, Cells, CellsDescription, FigureSet, Table},
+    artifact::{ArtifactType, ArtifactWriter, CellImage, Cells, CellsDescription, FigureSet, Table},
     figures::features::distributions,
     image::{
         ImageError, Volume,
         features::{Features as ChannelFeatures, above_local_mean, to_eight_bits},
+    },
+    stage::{
+        Checked, Context, Input, InputFacts, Inputs, ItemContext, ItemFiles, ItemWork, Output, Outputs, Problem,
+        StageError, StageKind,
     },
 };
 
@@ -75,20 +78,9 @@ impl StageKind for Features {
     fn run(params: &FeaturesParams, inputs: &Inputs, context: &Context) -> Result<Outputs, StageError> {
         let cells = Cells::open(inputs.one("cells"), context.blobs())?;
         let description = &cells.description;
-        let parameters = json!({
-            "block-size": params.from_intensity.then_some(params.block_size),
-            "size": description.size,
-            "channels": description.channels,
-            "normalised": description.normalised,
-        });
-        let items = (0..cells.len())
-            .map(|index| Ok(Item { inputs: vec![cells.entry(index)?.digest], parameters: parameters.clone() }))
-            .collect::<Result<Vec<_>, ArtifactError>>()?;
-        let results = context.map("cells", &items, |index| {
-            let measured = measure(&cells.image(index)?, description, params)?;
-            let values: Vec<f64> = measured.iter().flat_map(ChannelFeatures::values).collect();
-            Ok(vec![(VALUES.to_owned(), serde_json::to_vec(&values).expect("numbers"))])
-        })?;
+        let block = params.from_intensity.then_some(params.block_size);
+        let work = Measure { block, description: description.clone() };
+        let results = context.map(&work, &[], &work_on(&cells)?)?;
 
         let mut columns = vec![Vec::with_capacity(cells.len()); PARTS.len() * ChannelFeatures::NAMES.len()];
         for (id, result) in cells.ids().iter().zip(&results) {
@@ -123,12 +115,37 @@ impl StageKind for Features {
     }
 }
 
+/// Measures one cell.
+#[derive(Serialize, Deserialize)]
+struct Measure {
+    /// The side of the block whose mean is the threshold, in voxels; none: the masks count.
+    block: Option<usize>,
+    description: CellsDescription,
+}
+
+impl ItemWork for Measure {
+    type Item = ();
+    type Shared = ();
+    const UNIT: &'static str = "cells";
+
+    fn open(&self, _: &ItemContext) -> Result<(), StageError> {
+        Ok(())
+    }
+
+    fn run(&self, (): &(), (): (), inputs: &ItemContext) -> Result<ItemFiles, StageError> {
+        let image = CellImage::decode(&inputs.bytes(0)?, &self.description)?;
+        let measured = measure(&image, &self.description, self.block)?;
+        let values: Vec<f64> = measured.iter().flat_map(ChannelFeatures::values).collect();
+        Ok(vec![(VALUES.to_owned(), serde_json::to_vec(&values).expect("numbers"))])
+    }
+}
+
 /// The features of nucleus and cell (paper, section 4.5): the DNA channel inside the nucleus, the membrane channel inside the cell,
 /// each in 8 bit.
 fn measure(
     image: &CellImage,
     description: &CellsDescription,
-    params: &FeaturesParams,
+    block: Option<usize>,
 ) -> Result<[ChannelFeatures; 2], ImageError> {
     // Intensities are stored as whole numbers of 16 bit; those are what is measured, exactly.
     let scale = if description.normalised { 65535.0 } else { 1.0 };
@@ -137,10 +154,10 @@ fn measure(
             ImageError::Shape(format!("the cells have no channel `{channel}`, from which the {part} is measured"))
         })?;
         let stored = image.channels[position].map(|value| (value * scale).round() as u16);
-        let mask = match (params.from_intensity, part) {
-            (true, _) => &above_local_mean(&stored, params.block_size),
-            (false, "nucleus") => &image.nucleus,
-            (false, _) => &image.cell,
+        let mask = match (block, part) {
+            (Some(block), _) => &above_local_mean(&stored, block),
+            (None, "nucleus") => &image.nucleus,
+            (None, _) => &image.cell,
         };
         let inside = stored.data.iter().zip(&mask.data).map(|(&value, &mask)| if mask > 0 { value } else { 0 });
         Ok(ChannelFeatures::of(&to_eight_bits(&Volume::new(stored.size, inside.collect()))))
@@ -150,6 +167,8 @@ fn measure(
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::super::testing::{MemoryHost, noisy_cells, params};
     use super::*;
 
@@ -197,7 +216,7 @@ mod tests {
             let params = params::<Features>(json!({ "block-size": block }));
             assert_eq!(Features::check(&params, &InputFacts::new()).problems.is_empty(), sound, "{block}");
         }
-        let facts = super::super::Facts { channels: Some(vec!["dna".to_owned()]), ..Default::default() };
+        let facts = crate::stage::Facts { channels: Some(vec!["dna".to_owned()]), ..Default::default() };
         let inputs = InputFacts::from([("cells".to_owned(), vec![facts])]);
         let problems = Features::check(&params::<Features>(json!({})), &inputs).problems;
         assert!(problems[0].message.contains("`membrane`"), "{problems:?}");

@@ -4,15 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
-use super::{
-    Arity, Checked, Context, Facts, FileInput, Input, InputFacts, Inputs, Item, Output, Outputs, Problem, StageError,
-    StageKind, each_cell::encode, voxel_size::VoxelSize,
-};
+use super::voxel_size::VoxelSize;
 use crate::{
     artifact::{ArtifactType, ArtifactWriter, CellImage, CellsDescription, CellsWriter, Table},
     image::{Frame, ImageError, Pixels, Pose, Stack, Volume, align_linear, align_mask, ome_tiff, regions},
+    stage::{
+        Arity, Checked, Context, Facts, FileInput, Input, InputFacts, Inputs, ItemContext, ItemFiles, ItemInput,
+        ItemWork, Output, Outputs, Problem, StageError, StageKind, Work,
+    },
 };
 
 /// Imports single cells.
@@ -54,6 +54,7 @@ impl StageKind for ImportCells {
     const VERSION: u32 = 1;
     const ABOUT: &'static str =
         "reads single cells of the Allen Institute's sets: the paper's aligned images, or the later crops";
+    const NOT_IN_ITEMS: &'static [(&'static str, &'static str)] = &[("dataset", "it stands in the table only")];
 
     fn inputs(_: Option<&ImportCellsParams>) -> Vec<Input> {
         vec![
@@ -96,35 +97,19 @@ impl StageKind for ImportCells {
             channels: manifest.channels(),
             normalised: manifest.form == Form::Aligned,
         };
-        let items: Vec<Item> = manifest
+        let items: Vec<Work<CellToCut>> = manifest
             .rows
             .iter()
             .zip(&files)
-            .map(|(row, files)| Item {
-                inputs: files.iter().map(|file| file.digest).collect(),
-                parameters: json!({
-                    "form": manifest.form,
-                    "channels": row.channels,
-                    "scale": row.scale,
-                    "file-voxel-size": params.file_voxel_size,
-                    "description": description,
-                }),
+            .map(|(row, files)| Work {
+                name: files.iter().map(|file| format!("`{}`", file.name)).collect::<Vec<_>>().join(", "),
+                item: CellToCut { channels: row.channels.clone(), scale: row.scale },
+                inputs: files.iter().map(|file| ItemInput::File(file)).collect(),
             })
             .collect();
-        let results = context.map("cells", &items, |index| {
-            let row = &manifest.rows[index];
-            let named =
-                |file: &FileInput, error: &ImageError| StageError::bad_input(format!("`{}`: {error}", file.name));
-            let stacks = files[index]
-                .iter()
-                .map(|file| ome_tiff::read(&file.read()?).map_err(|error| named(file, &error)))
-                .collect::<Result<Vec<_>, _>>()?;
-            let image = cut(&manifest, row, &stacks, params).map_err(|error| named(files[index][0], &error))?;
-            Ok(match image {
-                Ok(image) => vec![(IMAGE.to_owned(), encode(&row.id, &image, &description)?)],
-                Err(reason) => vec![(REASON.to_owned(), reason.into_bytes())],
-            })
-        })?;
+        let cut =
+            CutCell { form: manifest.form, file_voxel_size: params.file_voxel_size, description: description.clone() };
+        let results = context.map(&cut, &[], &items)?;
 
         let mut writer = CellsWriter::new(description, context.blobs());
         let (mut kept, mut reasons) = (Vec::new(), Vec::new());
@@ -163,7 +148,7 @@ impl StageKind for ImportCells {
 }
 
 /// The published forms of single cells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Form {
     /// The paper's: one aligned 8-bit image a cell, intensities already from 0 to 255, masks among its channels.
@@ -173,7 +158,7 @@ enum Form {
 }
 
 /// The channels of a cell by what they hold: positions in the files.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Channels {
     membrane: usize,
     dna: usize,
@@ -451,29 +436,59 @@ fn with_channels(mut stack: Stack, count: usize) -> Result<Stack, ImageError> {
     Ok(stack)
 }
 
-/// The aligned image of a row; `Ok(Err(reason))`: the cell must be left out.
-fn cut(
-    manifest: &Manifest,
-    row: &Row,
-    stacks: &[Stack],
-    params: &ImportCellsParams,
-) -> Result<Result<CellImage, String>, ImageError> {
+/// Cuts one cell out of its files.
+#[derive(Serialize, Deserialize)]
+struct CutCell {
+    form: Form,
+    file_voxel_size: Option<VoxelSize>,
+    /// What the cells' images are like.
+    description: CellsDescription,
+}
+
+/// What the manifest says of a cell.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct CellToCut {
+    channels: Channels,
+    scale: Option<[f64; 3]>,
+}
+
+impl ItemWork for CutCell {
+    type Item = CellToCut;
+    type Shared = ();
+    const UNIT: &'static str = "cells";
+
+    fn open(&self, _: &ItemContext) -> Result<(), StageError> {
+        Ok(())
+    }
+
+    fn run(&self, (): &(), cell: CellToCut, inputs: &ItemContext) -> Result<ItemFiles, StageError> {
+        let read = |input: usize| Ok::<_, StageError>(ome_tiff::read(&inputs.bytes(input)?)?);
+        let stacks = (0..inputs.inputs().len()).map(read).collect::<Result<Vec<_>, _>>()?;
+        Ok(match cut(self, &cell, stacks)? {
+            Ok(image) => vec![(IMAGE.to_owned(), image.encode(&self.description)?)],
+            Err(reason) => vec![(REASON.to_owned(), reason.into_bytes())],
+        })
+    }
+}
+
+/// The aligned image of a cell; `Ok(Err(reason))`: the cell must be left out.
+fn cut(work: &CutCell, row: &CellToCut, stacks: Vec<Stack>) -> Result<Result<CellImage, String>, ImageError> {
     let stacks = stacks
-        .iter()
+        .into_iter()
         .zip(&row.channels.counts)
-        .map(|(stack, &count)| with_channels(stack.clone(), count))
+        .map(|(stack, &count)| with_channels(stack, count))
         .collect::<Result<Vec<_>, _>>()?;
     let (raw, masks) = (&stacks[0], &stacks[stacks.len() - 1]);
     if raw.size != masks.size {
         return Err(ImageError::Shape(format!("the crop is {:?}, its segmentation {:?}", raw.size, masks.size)));
     }
-    if manifest.form == Form::Aligned && !matches!(raw.pixels, Pixels::U8(_)) {
+    if work.form == Form::Aligned && !matches!(raw.pixels, Pixels::U8(_)) {
         return Err(ImageError::Shape("aligned images must be 8 bit, with intensities from 0 to 255".to_owned()));
     }
-    let own = params.file_voxel_size.map(|size| size.0).or(row.scale).or(raw.voxel_um);
-    let voxel_um = match (own, manifest.form) {
+    let own = work.file_voxel_size.map(|size| size.0).or(row.scale).or(raw.voxel_um);
+    let voxel_um = match (own, work.form) {
         (Some(own), _) => own,
-        (None, Form::Aligned) => [params.voxel_size; 3],
+        (None, Form::Aligned) => work.description.voxel_um,
         (None, Form::Crops) => {
             let message = "neither the manifest nor the file says the size of a voxel: give `file-voxel-size`";
             return Err(ImageError::Shape(message.to_owned()));
@@ -485,20 +500,20 @@ fn cut(
     let (Some(body), Some(core)) = (region(&cell), region(&nucleus)) else {
         return Ok(Err("its mask of the cell or of the nucleus is empty".to_owned()));
     };
-    let pose = match manifest.form {
+    let pose = match work.form {
         Form::Crops => Pose::of(&cell, 1, &body, &core, voxel_um),
         Form::Aligned => {
             let middle = [0, 1, 2].map(|axis| (raw.size[axis] as f64 - 1.0) / 2.0 * voxel_um[axis]);
             Pose { centre_um: middle, angle: 0.0, flip: [false; 2] }
         }
     };
-    let frame = Frame { size: params.size, voxel_um: [params.voxel_size; 3] };
+    let frame = Frame { size: work.description.size, voxel_um: work.description.voxel_um };
     let extent = pose.extent(&cell, 1, &body, voxel_um, &frame);
     if (0..3).any(|axis| extent[axis] > frame.size[axis] + 1) {
         return Ok(Err(format!("it needs {extent:?} voxels (z, y, x), and `size` is {:?}", frame.size)));
     }
-    let full_scale = if manifest.form == Form::Aligned { 255.0 } else { 1.0 };
-    let structure = row.channels.structure.filter(|_| manifest.channels().len() == 3);
+    let full_scale = if work.form == Form::Aligned { 255.0 } else { 1.0 };
+    let structure = row.channels.structure.filter(|_| work.description.channels.len() == 3);
     let channels = [Some(row.channels.membrane), Some(row.channels.dna), structure]
         .into_iter()
         .flatten()

@@ -4,18 +4,18 @@ use std::collections::BTreeSet;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
-use super::{
-    Arity, Checked, Context, Facts, FileInput, Input, InputFacts, Inputs, Item, Output, Outputs, Problem, StageError,
-    StageKind,
-};
 use crate::{
     artifact::{ArtifactType, Fields, FieldsDescription, FieldsWriter, LabelImage, LabelsWriter, Table},
     image::{
         ImageError, Volume,
         ome_tiff::{self, Hints, PageOrder},
     },
+    stage::{
+        Arity, Checked, Context, Facts, FileInput, Input, InputFacts, Inputs, ItemContext, ItemFiles, ItemInput,
+        ItemWork, Output, Outputs, Problem, StageError, StageKind, Work,
+    },
+    store::Tree,
 };
 
 /// The stage kind.
@@ -67,8 +67,13 @@ impl StageKind for ImportFields {
     type Params = Params;
 
     const NAME: &'static str = "import-fields";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str = "reads fields of view (OME-TIFF, ImageJ and plain TIFF), and labels from elsewhere";
+    const NOT_IN_ITEMS: &'static [(&'static str, &'static str)] = &[
+        ("label-channels", "it is in the key of every label image, and fields know nothing of labels"),
+        ("dataset", "it stands in the table only"),
+        ("structure", "it stands in the table only"),
+    ];
 
     fn inputs(_: Option<&Params>) -> Vec<Input> {
         vec![
@@ -126,14 +131,9 @@ impl StageKind for ImportFields {
         }
         let ids = field_ids(files);
 
-        let settings = json!({ "channels": params.channels, "voxel-size": params.voxel_size });
-        let items: Vec<Item> =
-            files.iter().map(|file| Item { inputs: vec![file.digest], parameters: settings.clone() }).collect();
-        let images = context.map("fields", &items, |index| {
-            let file = &files[index];
-            let bytes = field(params, &file.read()?).map_err(|error| in_file(file, &error))?;
-            Ok(vec![(IMAGE.to_owned(), bytes)])
-        })?;
+        let work = |file| Work { name: in_file(file), item: (), inputs: vec![ItemInput::File(file)] };
+        let read = ReadField { channels: params.channels.clone(), axes: params.axes, voxel_size: params.voxel_size };
+        let images = context.map(&read, &[], &files.iter().map(work).collect::<Vec<_>>())?;
 
         let text = |value: &str| vec![value.to_owned(); files.len()];
         let table = Table::new()
@@ -141,7 +141,7 @@ impl StageKind for ImportFields {
             .with("dataset", text(&params.dataset))
             .with("structure", text(&params.structure))
             .with("source", files.iter().map(|file| file.name.clone()).collect::<Vec<_>>());
-        let entry = |result: &super::ItemResult| result.get(IMAGE).expect("every item gives an image").clone();
+        let entry = |result: &Tree| result.get(IMAGE).expect("every item gives an image").clone();
 
         // All files must hold the same channels; those of the first one stand for all, and the others are held against it.
         let first = ome_tiff::read(&context.blobs().get(&entry(&images[0]).digest)?)?;
@@ -152,21 +152,13 @@ impl StageKind for ImportFields {
         let fields_artifact = writer.finish(&table)?;
         let fields = Fields::open(&fields_artifact, context.blobs())?;
 
-        let settings = json!({ "label-channels": params.label_channels, "voxel-size": params.voxel_size });
-        let items: Vec<Item> = label_files
-            .iter()
-            .enumerate()
-            .map(|(index, file)| {
-                Ok(Item { inputs: vec![file.digest, fields.entry(index)?.digest], parameters: settings.clone() })
-            })
-            .collect::<Result<_, StageError>>()?;
-        let label_images = context.map("label images", &items, |index| {
-            let file = &label_files[index];
-            let of = fields.image(index)?;
-            let bytes = labels(params, &file.read()?, of.size, of.voxel_um.expect("fields say their voxel size"))
-                .map_err(|error| in_file(file, &error))?;
-            Ok(vec![(IMAGE.to_owned(), bytes)])
-        })?;
+        let work = |(index, file)| {
+            let field = ItemInput::Blob(fields.entry(index)?.digest);
+            Ok(Work { name: in_file(file), item: (), inputs: vec![ItemInput::File(file), field] })
+        };
+        let items = label_files.iter().enumerate().map(work).collect::<Result<Vec<_>, StageError>>()?;
+        let read = ReadLabels { label_channels: params.label_channels.clone() };
+        let label_images = context.map(&read, &[], &items)?;
         let mut writer = LabelsWriter::new(context.blobs());
         for (id, image) in ids.iter().zip(&label_images) {
             writer.link(id, &entry(image));
@@ -176,8 +168,52 @@ impl StageKind for ImportFields {
     }
 }
 
-fn in_file(file: &FileInput, error: &ImageError) -> StageError {
-    StageError::bad_input(format!("`{}`: {error}", file.name))
+fn in_file(file: &FileInput) -> String {
+    format!("`{}`", file.name)
+}
+
+/// Reads one field.
+#[derive(Serialize, Deserialize)]
+struct ReadField {
+    channels: Option<Vec<String>>,
+    axes: Option<Axes>,
+    voxel_size: Option<[f64; 3]>,
+}
+
+impl ItemWork for ReadField {
+    type Item = ();
+    type Shared = ();
+    const UNIT: &'static str = "fields";
+
+    fn open(&self, _: &ItemContext) -> Result<(), StageError> {
+        Ok(())
+    }
+
+    fn run(&self, (): &(), (): (), inputs: &ItemContext) -> Result<ItemFiles, StageError> {
+        Ok(vec![(IMAGE.to_owned(), field(self, &inputs.bytes(0)?)?)])
+    }
+}
+
+/// Reads the labels of one field. Inputs: the file, and the field as it was imported.
+#[derive(Serialize, Deserialize)]
+struct ReadLabels {
+    label_channels: Vec<String>,
+}
+
+impl ItemWork for ReadLabels {
+    type Item = ();
+    type Shared = ();
+    const UNIT: &'static str = "label images";
+
+    fn open(&self, _: &ItemContext) -> Result<(), StageError> {
+        Ok(())
+    }
+
+    fn run(&self, (): &(), (): (), inputs: &ItemContext) -> Result<ItemFiles, StageError> {
+        let field = ome_tiff::read(&inputs.bytes(1)?)?;
+        let voxel_um = field.voxel_um.ok_or_else(|| StageError::failed("the field does not say its voxel size"))?;
+        Ok(vec![(IMAGE.to_owned(), labels(&self.label_channels, &inputs.bytes(0)?, field.size, voxel_um)?)])
+    }
 }
 
 /// The file's stem, made fit for a file name; a number behind it where two files have the same.
@@ -200,7 +236,7 @@ fn field_ids(files: &[FileInput]) -> Vec<String> {
 }
 
 /// One field: read, its channels and voxels named as asked, written again.
-fn field(params: &Params, bytes: &[u8]) -> Result<Vec<u8>, ImageError> {
+fn field(params: &ReadField, bytes: &[u8]) -> Result<Vec<u8>, ImageError> {
     let order = params.axes.map(|axes| match axes {
         Axes::Czyx => PageOrder::Czyx,
         Axes::Zcyx => PageOrder::Zcyx,
@@ -226,12 +262,11 @@ fn field(params: &Params, bytes: &[u8]) -> Result<Vec<u8>, ImageError> {
 }
 
 /// Labels of one field of this size.
-fn labels(params: &Params, bytes: &[u8], size: [usize; 3], voxel_um: [f64; 3]) -> Result<Vec<u8>, ImageError> {
+fn labels(names: &[String], bytes: &[u8], size: [usize; 3], voxel_um: [f64; 3]) -> Result<Vec<u8>, ImageError> {
     let stack = ome_tiff::read(bytes)?;
     if stack.size != size {
         return Err(ImageError::Shape(format!("the labels are {:?} voxels large, the field {size:?}", stack.size)));
     }
-    let names = &params.label_channels;
     if names.len() != stack.channels.len() {
         return Err(ImageError::Shape(format!(
             "it holds {} channels, `label-channels` names {}",

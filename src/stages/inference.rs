@@ -1,10 +1,10 @@
 //! Models at work on cells: what `embed`, `sample` and `latent-walk` have in common.
 
-use super::{Facts, InputFacts, Problem, StageError};
 use crate::{
     artifact::{Artifact, CellImage, CellsDescription},
     image::Volume,
     model::{self, Architecture, Condition, ModelError, ModelKind, Vae},
+    stage::{Facts, InputFacts, Problem, StageError},
     store::Blobs,
 };
 
@@ -42,11 +42,11 @@ impl Inference {
     }
 
     /// The one-hot position of a cell's structure; none for a reference model.
-    pub(super) fn label(&self, cell_id: &str, structure: &str) -> Result<Option<usize>, StageError> {
+    pub(super) fn label(&self, structure: &str) -> Result<Option<usize>, StageError> {
         match self.architecture().kind {
             ModelKind::Reference => Ok(None),
             ModelKind::Target => self.architecture().label(structure).map(Some).map_err(|error| {
-                StageError::bad_input(format!("cell `{cell_id}`: {error}"))
+                StageError::bad_input(error.to_string())
                     .with_help("a target model works on cells with a structure that it was trained with")
             }),
         }
@@ -217,7 +217,7 @@ pub(super) mod tests {
         let without = CellsDescription { channels: vec!["membrane".to_owned(), "dna".to_owned()], ..good };
         assert!(inference.fit_condition(&without).is_ok());
         assert!(refused(without).contains("the model needs the channel `structure`"));
-        assert!(inference.label("c", "golgi").unwrap() == Some(0) && inference.label("c", "actin").is_err());
+        assert!(inference.label("golgi").unwrap() == Some(0) && inference.label("actin").is_err());
     }
 
     #[test]

@@ -3,14 +3,12 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Checked, Context, Input, InputFacts, Inputs, Output, Outputs, Problem, StageError, StageKind,
-    inference::{Conditioned, Inference, check_fit, shown_channels, volumes},
-};
+use super::inference::{Conditioned, Inference, check_fit, shown_channels, volumes};
 use crate::{
     artifact::{ArtifactType, Cells, Embedding, FigureSet},
     figures::walks::{Step, Walk, figure},
     model::ModelKind,
+    stage::{Checked, Context, Input, InputFacts, Inputs, Output, Outputs, Problem, StageError, StageKind},
 };
 
 /// The stage kind.
@@ -204,12 +202,12 @@ mod tests {
     use serde_json::json;
 
     use super::super::{
-        Facts,
         embed::Embed,
         inference::tests::tiny_model,
         testing::{MemoryHost, noisy_cells, params},
     };
     use super::*;
+    use crate::stage::Facts;
 
     #[test]
     fn steps_reach_from_end_to_end() {

@@ -3,13 +3,11 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Checked, Context, Facts, Input, InputFacts, Inputs, Output, Outputs, Problem, StageError, StageKind,
-    each_cell::each_cell,
-};
+use super::each_cell::{EachCell, each_cell};
 use crate::{
     artifact::{ArtifactType, CellImage, Cells, CellsDescription},
     image::Volume,
+    stage::{Checked, Context, Facts, Input, InputFacts, Inputs, Output, Outputs, Problem, StageError, StageKind},
 };
 
 /// Normalises the intensities of cells.
@@ -91,14 +89,20 @@ impl StageKind for Normalize {
 
     fn run(params: &NormalizeParams, inputs: &Inputs, context: &Context) -> Result<Outputs, StageError> {
         let cells = Cells::open(inputs.one("cells"), context.blobs())?;
-        let description = CellsDescription { normalised: true, ..cells.description.clone() };
-        let normalized = each_cell(context, &cells, params, &description, |id, image| {
-            normalize(image, &cells.description, params).map_err(|problem| {
-                StageError::bad_input(format!("cell `{id}`: {problem}"))
-                    .with_help("look at its image; leave the cell out of the input when it is not a sound one")
-            })
-        })?;
-        Ok(Outputs::from([("cells".to_owned(), normalized)]))
+        Ok(Outputs::from([("cells".to_owned(), each_cell(context, &cells, params)?)]))
+    }
+}
+
+impl EachCell for NormalizeParams {
+    fn described(&self, before: &CellsDescription) -> CellsDescription {
+        CellsDescription { normalised: true, ..before.clone() }
+    }
+
+    fn image(&self, image: CellImage, before: &CellsDescription) -> Result<CellImage, StageError> {
+        normalize(image, before, self).map_err(|problem| {
+            StageError::bad_input(problem)
+                .with_help("look at its image; leave the cell out of the input when it is not a sound one")
+        })
     }
 }
 

@@ -5,9 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Checked, Context, Input, InputFacts, Inputs, Output, Outputs, Problem, StageError, StageKind, id_hash::id_hash,
-};
+use super::id_hash::id_hash;
 use crate::{
     artifact::{ArtifactType, ArtifactWriter, Embedding, Figure, FigureSet, Table, kl_divergence},
     figures::{
@@ -15,6 +13,7 @@ use crate::{
         regression::{components, scores},
     },
     image::features::Features,
+    stage::{Checked, Context, Input, InputFacts, Inputs, Output, Outputs, Problem, StageError, StageKind},
     stats::{Pca, least_squares, mean, pca, r_squared},
 };
 

@@ -3,13 +3,11 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Checked, Context, Facts, Input, InputFacts, Inputs, Output, Outputs, Problem, StageError, StageKind,
-    each_cell::each_cell,
-};
+use super::each_cell::{EachCell, each_cell};
 use crate::{
     artifact::{ArtifactType, CellImage, Cells, CellsDescription},
     image::Volume,
+    stage::{Checked, Context, Facts, Input, InputFacts, Inputs, Output, Outputs, Problem, StageError, StageKind},
 };
 
 /// Projects 3D cells to 2D images.
@@ -50,10 +48,18 @@ impl StageKind for Project {
         if cells.description.dimensions == 2 {
             return Err(StageError::bad_input("the cells are 2D already").with_help("leave the stage `project` out"));
         }
-        let [_, y, x] = cells.description.size;
-        let description = CellsDescription { size: [1, y, x], dimensions: 2, ..cells.description.clone() };
-        let projected = each_cell(context, &cells, params, &description, |_, image| Ok(project(&image)))?;
-        Ok(Outputs::from([("cells".to_owned(), projected)]))
+        Ok(Outputs::from([("cells".to_owned(), each_cell(context, &cells, params)?)]))
+    }
+}
+
+impl EachCell for ProjectParams {
+    fn described(&self, before: &CellsDescription) -> CellsDescription {
+        let [_, y, x] = before.size;
+        CellsDescription { size: [1, y, x], dimensions: 2, ..before.clone() }
+    }
+
+    fn image(&self, image: CellImage, _: &CellsDescription) -> Result<CellImage, StageError> {
+        Ok(project(&image))
     }
 }
 

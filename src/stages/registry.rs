@@ -1,18 +1,10 @@
 //! All stage kinds.
 
-use std::marker::PhantomData;
-
 use super::{
-    command, controls, embed, evaluate, features, import_cells, import_fields,
-    kind::{AnyStage, Erased, StageKind},
-    latent_walk, normalize, pca_regression, project, report, sample, segment_align, simulate, split, train, weights,
+    command, controls, embed, evaluate, features, import_cells, import_fields, latent_walk, normalize, pca_regression,
+    project, report, sample, segment_align, simulate, split, train, weights,
 };
-
-/// A stage kind as plain data.
-#[must_use]
-pub const fn erased<K: StageKind>() -> &'static dyn AnyStage {
-    &Erased::<K>(PhantomData)
-}
+use crate::stage::{AnyStage, erased};
 
 /// All stage kinds, in the order in which a pipeline uses them.
 static REGISTRY: &[&dyn AnyStage] = &[

@@ -3,10 +3,10 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Checked, Context, Input, InputFacts, Inputs, Output, Outputs, Problem, StageError, StageKind};
 use crate::{
     artifact::{ArtifactType, ArtifactWriter, FigureSet},
     figures::report::render,
+    stage::{Checked, Context, Input, InputFacts, Inputs, Output, Outputs, Problem, StageError, StageKind},
 };
 
 /// Puts figures together in one HTML file.

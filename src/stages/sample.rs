@@ -2,12 +2,9 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
 use super::{
-    Checked, Context, Facts, Input, InputFacts, Inputs, Item, Output, Outputs, Problem, StageError, StageKind,
     controls,
-    each_cell::encode,
     inference::{Conditioned, Fit, Inference, check_fit, shown_channels, volumes},
 };
 use crate::{
@@ -18,7 +15,11 @@ use crate::{
     image::{Volume, features::above_local_mean},
     model::ModelKind,
     nn::Rng,
-    store::{Blobs, Digest},
+    stage::{
+        Checked, Context, Facts, Input, InputFacts, Inputs, ItemContext, ItemFiles, ItemInput, ItemWork, Output,
+        Outputs, Problem, StageError, StageKind, Work,
+    },
+    store::Blobs,
 };
 
 /// The stage kind.
@@ -60,6 +61,8 @@ impl StageKind for Sample {
     const NAME: &'static str = "sample";
     const VERSION: u32 = 4;
     const ABOUT: &'static str = "draws new cells from a reference model, and structures into them from a target model";
+    const NOT_IN_ITEMS: &'static [(&'static str, &'static str)] =
+        &[("count", "how many there are changes none of them")];
 
     fn inputs(_: Option<&Params>) -> Vec<Input> {
         vec![
@@ -111,9 +114,12 @@ impl StageKind for Sample {
         let target = open("target", ModelKind::Target)?;
         let given = inputs.optional("cells").map(|cells| Cells::open(cells, blobs)).transpose()?;
         let wanted = wanted(params, target.as_ref())?;
-        let sources = match (given, &reference, &target) {
-            (Some(cells), _, Some(target)) => Sources::given(cells, target, params.count)?,
-            (None, Some(reference), _) => Sources::drawn(reference, target.as_ref(), params)?,
+        let sources = match (&given, &reference, &target) {
+            (Some(cells), _, Some(target)) => given_cells(cells, target, params.count)?,
+            (None, Some(reference), target) => {
+                order_of(reference, target.as_ref())?;
+                (1..=params.count).map(|number| (format!("sample-{number:04}"), ItemInput::Nothing)).collect()
+            }
             _ => {
                 return Err(StageError::bad_input(
                     "cells need a reference model, or the port `cells` and a target model",
@@ -131,39 +137,25 @@ impl StageKind for Sample {
         };
 
         // A cell with all its structures is one item: it depends on its number (or on the given cell), not on the others.
-        let models = ["reference", "target"].into_iter().filter_map(|port| Some(inputs.optional(port)?.digest()));
-        let models: Vec<Digest> = models.collect();
-        let items = (0..sources.len()).map(|index| {
-            let parameters = json!({
-                "cell": sources.id(index), "draws": params.draws, "seed": params.seed, "description": description,
-                "structures": wanted.iter().map(|wanted| &wanted.suffix).collect::<Vec<_>>(),
-            });
-            Ok(Item { inputs: models.iter().copied().chain(sources.digest(index)?).collect(), parameters })
+        let work = DrawCell {
+            seed: params.seed,
+            wanted,
+            given: given.as_ref().map(|cells| cells.description.clone()),
+            description: description.clone(),
+        };
+        let models =
+            ["reference", "target"].map(|port| inputs.optional(port).map_or(ItemInput::Nothing, ItemInput::Artifact));
+        let items = sources.iter().map(|(id, input)| Work {
+            name: format!("cell `{id}`"),
+            item: id.clone(),
+            inputs: vec![*input],
         });
-        let items = items.collect::<Result<Vec<_>, ArtifactError>>()?;
-        let results = context.map("cells", &items, |index| {
-            let cell = sources.reference_image(index)?;
-            let image = |wanted: &Wanted| {
-                let volumes = match (&target, wanted.label) {
-                    (Some(target), Some(label)) => {
-                        let purpose = format!("sample {} {}", wanted.suffix, sources.id(index));
-                        let z = normal(target.architecture().latent, params.seed, &purpose);
-                        let drawn = target.decode(&z, Some(Conditioned { reference: &cell, label }))?;
-                        volumes(target.architecture(), &cell, &drawn)
-                    }
-                    _ => volumes(model.architecture(), &[], &cell),
-                };
-                let bytes = encode(&sources.id(index), &with_masks(volumes, &channels), &description)?;
-                Ok((wanted.file(), bytes))
-            };
-            wanted.iter().map(image).collect()
-        })?;
+        let results = context.map(&work, &models, &items.collect::<Vec<_>>())?;
 
         let mut writer = CellsWriter::new(description, blobs);
         let (mut ids, mut source_ids, mut structures) = (Vec::new(), Vec::new(), Vec::new());
-        for (index, result) in results.iter().enumerate() {
-            let source = sources.id(index);
-            for wanted in &wanted {
+        for ((source, _), result) in sources.iter().zip(&results) {
+            for wanted in &work.wanted {
                 let id = format!("{source}{}", wanted.suffix);
                 let entry = result.get(&wanted.file());
                 let entry = entry.ok_or_else(|| StageError::failed(format!("the cached cell `{id}` is incomplete")))?;
@@ -203,7 +195,81 @@ fn open(
     Err(StageError::bad_input(format!("the model at `{port}` is not a {} model", kind.name())))
 }
 
+/// Draws one cell, and the structures in it.
+#[derive(Serialize, Deserialize)]
+struct DrawCell {
+    seed: u64,
+    wanted: Vec<Wanted>,
+    /// What the given cells are like, where cells are given.
+    given: Option<CellsDescription>,
+    /// What the drawn cells are like.
+    description: CellsDescription,
+}
+
+/// The models, and where the membrane and DNA of a cell come from.
+struct Drawing {
+    reference: Option<Inference>,
+    target: Option<Inference>,
+    /// Which channels of the reference model's images are wanted, in order.
+    order: Vec<usize>,
+    /// How a given cell becomes the condition of the target model.
+    fit: Option<Fit>,
+}
+
+impl ItemWork for DrawCell {
+    /// The cell's id: chance hangs on it.
+    type Item = String;
+    type Shared = Drawing;
+    const UNIT: &'static str = "cells";
+
+    fn open(&self, inputs: &ItemContext) -> Result<Drawing, StageError> {
+        let model =
+            |input: usize| inputs.artifact(input).map(|artifact| Inference::open(artifact, inputs.blobs())).transpose();
+        let (reference, target) = (model(0)?, model(1)?);
+        let order = match &reference {
+            Some(reference) if self.given.is_none() => order_of(reference, target.as_ref())?,
+            _ => Vec::new(),
+        };
+        let fit = match (&self.given, &target) {
+            (Some(cells), Some(target)) => Some(target.fit_condition(cells)?),
+            _ => None,
+        };
+        Ok(Drawing { reference, target, order, fit })
+    }
+
+    fn run(&self, models: &Drawing, id: String, inputs: &ItemContext) -> Result<ItemFiles, StageError> {
+        let cell = match (&self.given, &models.fit, &models.reference) {
+            (Some(description), Some(fit), _) => {
+                fit.images(&CellImage::decode(&inputs.bytes(0)?, description)?).reference
+            }
+            (_, _, Some(reference)) => {
+                let model = reference.architecture();
+                let drawn = reference.decode(&normal(model.latent, self.seed, &format!("sample {id}")), None)?;
+                let channel = |&at: &usize| drawn[at * model.voxels()..(at + 1) * model.voxels()].to_vec();
+                models.order.iter().flat_map(channel).collect()
+            }
+            _ => return Err(StageError::failed("there is nothing to draw from")),
+        };
+        let image = |wanted: &Wanted| {
+            let volumes = match (&models.target, wanted.label, &models.reference) {
+                (Some(target), Some(label), _) => {
+                    let purpose = format!("sample {} {id}", wanted.suffix);
+                    let z = normal(target.architecture().latent, self.seed, &purpose);
+                    let drawn = target.decode(&z, Some(Conditioned { reference: &cell, label }))?;
+                    volumes(target.architecture(), &cell, &drawn)
+                }
+                (Some(model), None, _) | (None, _, Some(model)) => volumes(model.architecture(), &[], &cell),
+                (None, _, None) => return Err(StageError::failed("there is nothing to draw from")),
+            };
+            let image = with_masks(volumes, &self.description.channels);
+            Ok((wanted.file(), image.encode(&self.description)?))
+        };
+        self.wanted.iter().map(image).collect()
+    }
+}
+
 /// One picture of every cell: a draw of a structure, or the bare cell.
+#[derive(Serialize, Deserialize)]
 struct Wanted {
     structure: String,
     /// The one-hot position of the structure; none for the bare cell.
@@ -238,85 +304,44 @@ fn wanted(params: &Params, target: Option<&Inference>) -> Result<Vec<Wanted>, St
     Ok(wanted)
 }
 
-/// Where cells come from: their membrane and DNA.
-enum Sources<'a> {
-    /// Drawn from a reference model; `order`: the channels that are wanted.
-    Drawn { reference: &'a Inference, order: Vec<usize>, count: usize, seed: u64 },
-    /// Rows of a set of real cells.
-    Given { cells: Cells<'a>, fit: Fit, rows: Vec<usize> },
+/// Which channels of the reference model's images are wanted, in the order in which the target model takes them.
+fn order_of(reference: &Inference, target: Option<&Inference>) -> Result<Vec<usize>, StageError> {
+    let model = reference.architecture();
+    let Some(target) = target.map(Inference::architecture) else {
+        return Ok((0..model.image_channels.len()).collect());
+    };
+    if target.size != model.size || target.voxel_um != model.voxel_um {
+        return Err(StageError::bad_input(format!(
+            "the reference model draws {:?} voxels (z, y, x) of {:?} µm, the target model needs {:?} of {:?} µm",
+            model.size, model.voxel_um, target.size, target.voxel_um
+        )));
+    }
+    let position = |name: &String| model.image_channels.iter().position(|channel| channel == name);
+    let order = target.reference_channels.iter().map(position).collect::<Option<Vec<_>>>();
+    order.ok_or_else(|| {
+        StageError::bad_input(format!(
+            "the reference model draws {}; the target model needs {}",
+            model.image_channels.join(", "),
+            target.reference_channels.join(", ")
+        ))
+    })
 }
 
-impl<'a> Sources<'a> {
-    fn drawn(reference: &'a Inference, target: Option<&Inference>, params: &Params) -> Result<Self, StageError> {
-        let model = reference.architecture();
-        let order = match target.map(Inference::architecture) {
-            None => (0..model.image_channels.len()).collect(),
-            Some(target) => {
-                if target.size != model.size || target.voxel_um != model.voxel_um {
-                    return Err(StageError::bad_input(format!(
-                        "the reference model draws {:?} voxels (z, y, x) of {:?} µm, the target model needs {:?} of {:?} µm",
-                        model.size, model.voxel_um, target.size, target.voxel_um
-                    )));
-                }
-                let position = |name: &String| model.image_channels.iter().position(|channel| channel == name);
-                let order = target.reference_channels.iter().map(position).collect::<Option<Vec<_>>>();
-                order.ok_or_else(|| {
-                    StageError::bad_input(format!(
-                        "the reference model draws {}; the target model needs {}",
-                        model.image_channels.join(", "),
-                        target.reference_channels.join(", ")
-                    ))
-                })?
-            }
-        };
-        Ok(Self::Drawn { reference, order, count: params.count, seed: params.seed })
+/// The first `count` real cells of a set: ids and images.
+fn given_cells<'a>(
+    cells: &Cells,
+    target: &Inference,
+    count: usize,
+) -> Result<Vec<(String, ItemInput<'a>)>, StageError> {
+    target.fit_condition(&cells.description)?;
+    let controls = cells.table.flags("control")?;
+    let rows = (0..cells.len()).filter(|&row| !controls[row]).take(count);
+    let cell = |row: usize| Ok((cells.ids()[row].clone(), ItemInput::Blob(cells.entry(row)?.digest)));
+    let chosen = rows.map(cell).collect::<Result<Vec<_>, ArtifactError>>()?;
+    if chosen.is_empty() {
+        return Err(StageError::bad_input("there is no cell to draw structures into"));
     }
-
-    fn given(cells: Cells<'a>, target: &Inference, count: usize) -> Result<Self, StageError> {
-        let fit = target.fit_condition(&cells.description)?;
-        let controls = cells.table.flags("control")?;
-        let rows: Vec<usize> = (0..cells.len()).filter(|&row| !controls[row]).take(count).collect();
-        if rows.is_empty() {
-            return Err(StageError::bad_input("there is no cell to draw structures into"));
-        }
-        Ok(Self::Given { cells, fit, rows })
-    }
-
-    fn len(&self) -> usize {
-        match self {
-            Self::Drawn { count, .. } => *count,
-            Self::Given { rows, .. } => rows.len(),
-        }
-    }
-
-    fn id(&self, index: usize) -> String {
-        match self {
-            Self::Drawn { .. } => format!("sample-{:04}", index + 1),
-            Self::Given { cells, rows, .. } => cells.ids()[rows[index]].clone(),
-        }
-    }
-
-    /// The given cell's image, by its contents.
-    fn digest(&self, index: usize) -> Result<Option<Digest>, ArtifactError> {
-        match self {
-            Self::Drawn { .. } => Ok(None),
-            Self::Given { cells, rows, .. } => Ok(Some(cells.entry(rows[index])?.digest)),
-        }
-    }
-
-    /// Membrane and DNA, one behind the other.
-    fn reference_image(&self, index: usize) -> Result<Vec<f32>, StageError> {
-        match self {
-            Self::Drawn { reference, order, seed, .. } => {
-                let model = reference.architecture();
-                let z = normal(model.latent, *seed, &format!("sample {}", self.id(index)));
-                let drawn = reference.decode(&z, None)?;
-                let channel = |&at: &usize| drawn[at * model.voxels()..(at + 1) * model.voxels()].to_vec();
-                Ok(order.iter().flat_map(channel).collect())
-            }
-            Self::Given { cells, fit, rows } => Ok(fit.images(&cells.image(rows[index])?).reference),
-        }
-    }
+    Ok(chosen)
 }
 
 /// z ~ N(0, 1).
@@ -338,6 +363,8 @@ fn with_masks(channels: Vec<Volume<f32>>, names: &[String]) -> CellImage {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::super::{
         inference::tests::tiny_model,
         testing::{MemoryHost, noisy_cells, params},

@@ -3,12 +3,7 @@
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
-use super::{
-    Checked, Context, Facts, Input, InputFacts, Inputs, Item, ItemResult, Output, Outputs, Problem, StageError,
-    StageKind,
-};
 use crate::{
     artifact::{
         ArtifactError, ArtifactType, ArtifactWriter, CellImage, CellsDescription, CellsWriter, Fields, FigureSet,
@@ -16,9 +11,14 @@ use crate::{
     },
     figures::gallery::{Contrast, Gallery, Picture, View, channel_color},
     image::{
-        Frame, Pose, Region, Stack, Volume, align_linear, align_mask, regions,
+        Frame, Pose, Region, Stack, Volume, align_linear, align_mask, ome_tiff, regions,
         segmentation::{CellsParams, NucleiParams, join_mitotic, nuclei, territories, tidy, walls},
     },
+    stage::{
+        Checked, Context, Facts, Input, InputFacts, Inputs, ItemContext, ItemFiles, ItemInput, ItemWork, Output,
+        Outputs, Problem, StageError, StageKind, Work,
+    },
+    store::Tree,
 };
 
 /// The stage kind.
@@ -272,25 +272,46 @@ impl StageKind for SegmentAlign {
             normalised: false,
         };
 
-        let settings = json!({ "parameters": params, "channels": fields.description.channels });
-        let items = (0..fields.len())
-            .map(|index| {
-                let labels = known.as_ref().and_then(|known| known.entry(&fields.ids()[index]));
-                let inputs = std::iter::once(fields.entry(index)?.digest).chain(labels.map(|entry| entry.digest));
-                Ok(Item { inputs: inputs.collect(), parameters: settings.clone() })
-            })
-            .collect::<Result<Vec<_>, ArtifactError>>()?;
-        // Where there are many fields, each is worked on by one thread; where there is one, by all.
-        let threads = rayon::current_num_threads().div_ceil(fields.len().max(1));
-        let results = context.map("fields", &items, |index| {
-            on_threads(threads, || {
-                let id = &fields.ids()[index];
-                let stack = fields.image(index)?;
-                let known = known.as_ref().map(|known| known.image(id)).transpose()?.flatten();
-                one_field(params, id, &stack, known, &description, context)
-            })
-        })?;
+        let work = |(index, id): (usize, &String)| {
+            let labels = known.as_ref().and_then(|known| known.entry(id));
+            let labels = labels.map_or(ItemInput::Nothing, |entry| ItemInput::Blob(entry.digest));
+            let inputs = vec![ItemInput::Blob(fields.entry(index)?.digest), labels];
+            Ok(Work { name: format!("field `{id}`"), item: (), inputs })
+        };
+        let items = fields.ids().iter().enumerate().map(work).collect::<Result<Vec<_>, ArtifactError>>()?;
+        let field = SegmentField { parameters: params.clone(), description: description.clone() };
+        let results = context.map(&field, &[], &items)?;
         outputs(&fields, &results, description, context)
+    }
+}
+
+/// Finds and aligns the cells of one field. Inputs: the field, and its labels where they are known.
+#[derive(Serialize, Deserialize)]
+struct SegmentField {
+    parameters: Params,
+    /// What the cells are like.
+    description: CellsDescription,
+}
+
+impl ItemWork for SegmentField {
+    type Item = ();
+    type Shared = ();
+    const UNIT: &'static str = "fields";
+
+    fn open(&self, _: &ItemContext) -> Result<(), StageError> {
+        Ok(())
+    }
+
+    fn run(&self, (): &(), (): (), inputs: &ItemContext) -> Result<ItemFiles, StageError> {
+        // Where there are many fields, each is worked on by one thread; where there is one, by all.
+        on_threads(inputs.threads(), || {
+            let stack = ome_tiff::read(&inputs.bytes(0)?)?;
+            let known = match inputs.digest(1) {
+                Some(_) => Some(LabelImage::decode(&inputs.bytes(1)?)?),
+                None => None,
+            };
+            one_field(&self.parameters, &stack, known, &self.description, inputs)
+        })
     }
 }
 
@@ -313,21 +334,18 @@ fn on_threads<R: Send>(threads: usize, work: impl FnOnce() -> Result<R, StageErr
     })
 }
 
-type Files = Vec<(String, Vec<u8>)>;
-
 /// Finds, measures and aligns the cells of one field.
 fn one_field(
     params: &Params,
-    id: &str,
     stack: &Stack,
     known: Option<LabelImage>,
     description: &CellsDescription,
-    context: &Context,
-) -> Result<Files, StageError> {
-    let voxel_um = stack.voxel_um.ok_or_else(|| StageError::bad_input(format!("field `{id}` has no voxel size")))?;
+    context: &ItemContext,
+) -> Result<ItemFiles, StageError> {
+    let voxel_um = stack.voxel_um.ok_or_else(|| StageError::bad_input("it has no voxel size"))?;
     let channel = |name: &str| Ok::<_, StageError>(stack.channel_f32(stack.position(name)?));
     let (membrane, dna) = (channel(REFERENCE[0])?, channel(REFERENCE[1])?);
-    let found = segment(params, id, &membrane, &dna, voxel_um, known, context)?;
+    let found = segment(params, &membrane, &dna, voxel_um, known, context)?;
     context.check()?;
 
     let frame = Frame { size: params.size, voxel_um: [params.voxel_size; 3] };
@@ -338,7 +356,7 @@ fn one_field(
         let (cell, nucleus) = (cells[index].as_ref(), nuclei[index].as_ref());
         let Some(any) = cell.or(nucleus) else { return Ok(None) };
         let row = measure(params, &found, label, any, nucleus, voxel_um, &frame, stack.size);
-        let mut files = Files::new();
+        let mut files = ItemFiles::new();
         if let (true, Some(nucleus)) = (row.reason.is_empty(), nucleus) {
             context.check()?;
             let pose = Pose::of(&found.cell, label, any, nucleus, voxel_um);
@@ -362,7 +380,7 @@ fn one_field(
         Ok(Some((row, files)))
     };
     let made = (1..=found.highest).into_par_iter().map(one_cell).collect::<Result<Vec<_>, StageError>>()?;
-    let (mut rows, mut files) = (Vec::new(), Files::new());
+    let (mut rows, mut files) = (Vec::new(), ItemFiles::new());
     for (row, of_cell) in made.into_iter().flatten() {
         rows.push(row);
         files.extend(of_cell);
@@ -383,18 +401,17 @@ struct Found {
 
 fn segment(
     params: &Params,
-    id: &str,
     membrane: &Volume<f32>,
     dna: &Volume<f32>,
     voxel_um: [f64; 3],
     known: Option<LabelImage>,
-    context: &Context,
+    context: &ItemContext,
 ) -> Result<Found, StageError> {
     if let Some(known) = &known
         && known.nucleus.size != dna.size
     {
         return Err(StageError::bad_input(format!(
-            "the labels of field `{id}` are {:?} voxels large, the field {:?}",
+            "its labels are {:?} voxels large, the field {:?}",
             known.nucleus.size, dna.size
         )));
     }
@@ -522,15 +539,15 @@ fn measure(
 /// The set, the labels, the tables and the figures out of the fields' results.
 fn outputs(
     fields: &Fields,
-    results: &[ItemResult],
+    results: &[Tree],
     description: CellsDescription,
     context: &Context,
 ) -> Result<Outputs, StageError> {
     let blobs = context.blobs();
-    let entry = |result: &ItemResult, name: &str| {
+    let entry = |result: &Tree, name: &str| {
         result.get(name).cloned().ok_or_else(|| ArtifactError::no_file(ArtifactType::Cells, name))
     };
-    let picture = |result: &ItemResult, name: &str| {
+    let picture = |result: &Tree, name: &str| {
         let bytes = blobs.get(&entry(result, name)?.digest)?;
         Picture::from_png(&bytes).ok_or_else(|| ArtifactError::no_file(ArtifactType::Figures, name))
     };

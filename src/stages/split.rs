@@ -3,10 +3,11 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Checked, Context, Input, InputFacts, Inputs, Output, Outputs, Problem, StageError, StageKind, id_hash::id_hash,
+use super::id_hash::id_hash;
+use crate::{
+    artifact::{ArtifactError, ArtifactType, ArtifactWriter, Cells, CellsWriter, Table},
+    stage::{Checked, Context, Input, InputFacts, Inputs, Output, Outputs, Problem, StageError, StageKind},
 };
-use crate::artifact::{ArtifactError, ArtifactType, ArtifactWriter, Cells, CellsWriter, Table};
 
 /// Splits cells into those to train on, to validate with and to test on.
 pub(super) struct Split;

@@ -1,7 +1,7 @@
 //! A host in memory, for the tests of stages.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::{
         Mutex,
@@ -9,11 +9,11 @@ use std::{
     },
 };
 
-use super::{Context, Host, Inputs, Item, Outputs, Progress, StageError, StageKind};
 use crate::{
     artifact::{Artifact, CellImage, CellsDescription, CellsWriter, Table},
     image::Volume,
     nn::Rng,
+    stage::{Context, Host, Inputs, Item, Numerics, Outputs, Progress, StageError, StageKind},
     store::{Blobs, MemoryBlobs, Tree},
 };
 
@@ -22,6 +22,7 @@ use crate::{
 pub(crate) struct MemoryHost {
     pub(crate) blobs: MemoryBlobs,
     items: Mutex<BTreeMap<String, Tree>>,
+    asked: Mutex<BTreeSet<String>>,
     recalled: AtomicUsize,
     notes: Mutex<Vec<String>>,
 }
@@ -42,6 +43,11 @@ impl MemoryHost {
         self.items.lock().unwrap().len()
     }
 
+    /// The keys of all items that were looked for since the last time.
+    pub(crate) fn take_item_keys(&self) -> BTreeSet<String> {
+        std::mem::take(&mut self.asked.lock().unwrap())
+    }
+
     /// How many items came from the cache.
     pub(crate) fn recalled(&self) -> usize {
         self.recalled.load(Ordering::Relaxed)
@@ -54,12 +60,16 @@ impl MemoryHost {
 }
 
 fn key(item: &Item) -> String {
-    format!("{:?} {}", item.inputs, item.parameters)
+    serde_json::to_string(item).expect("plain data")
 }
 
 impl Host for MemoryHost {
     fn blobs(&self) -> &dyn Blobs {
         &self.blobs
+    }
+
+    fn numerics(&self) -> Numerics {
+        Numerics::CPU
     }
 
     fn progress(&self, _: Progress) {}
@@ -73,6 +83,7 @@ impl Host for MemoryHost {
     }
 
     fn recall(&self, item: &Item) -> Option<Tree> {
+        self.asked.lock().unwrap().insert(key(item));
         let found = self.items.lock().unwrap().get(&key(item)).cloned();
         self.recalled.fetch_add(usize::from(found.is_some()), Ordering::Relaxed);
         found

@@ -5,10 +5,7 @@ use std::time::Instant;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Checked, Context, Facts, Input, InputFacts, Inputs, Output, Outputs, Problem, StageError, StageKind,
-    training_set::{Batch, STRUCTURE, TrainingSet},
-};
+use super::training_set::{Batch, STRUCTURE, TrainingSet};
 use crate::{
     artifact::{ArtifactType, ArtifactWriter, Cells, FigureSet, Table},
     figures::learning::learning_curve,
@@ -17,6 +14,7 @@ use crate::{
         check_sizes,
     },
     nn::Rng,
+    stage::{Checked, Context, Facts, Input, InputFacts, Inputs, Output, Outputs, Problem, StageError, StageKind},
 };
 
 /// Trains the reference model MR.
@@ -328,7 +326,7 @@ fn run(params: &TrainParams, inputs: &Inputs, context: &Context, kind: ModelKind
         validation_samples: params.validation_samples,
         validate_every: params.validate_every,
         patience: params.patience,
-        minimum_gain: params.minimum_gain,
+        min_delta: params.minimum_gain,
     };
     if params.batch > train.len() {
         context.note(format!(
@@ -479,7 +477,7 @@ impl<'a> Run<'a> {
             order.send(first).map_err(|_| gone(()))?;
             loop {
                 let batch = batches.recv().map_err(|_| gone(()))??;
-                let ahead = self.trainer.ahead();
+                let ahead = self.trainer.peek_next();
                 let more = ahead.is_some();
                 if let Some(cells) = ahead {
                     order.send(cells).map_err(|_| gone(()))?;
@@ -520,7 +518,7 @@ impl<'a> Run<'a> {
             evaluations.extend(some.map_err(|error| fails(error.into()))?);
             self.between()?;
         }
-        self.trainer.validated(&evaluations).map_err(fails)?;
+        self.trainer.record_validation(&evaluations).map_err(fails)?;
         self.tell("");
         Ok(())
     }
@@ -573,10 +571,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        stages::{
-            Host, Item, Progress,
-            testing::{MemoryHost, noisy_cells, params},
-        },
+        stage::{Host, Item, Numerics, Progress},
+        stages::testing::{MemoryHost, noisy_cells, params},
         store::{Blobs, Tree},
     };
 
@@ -591,6 +587,10 @@ mod tests {
     impl Host for Stopping<'_> {
         fn blobs(&self) -> &dyn Blobs {
             &self.memory.blobs
+        }
+
+        fn numerics(&self) -> Numerics {
+            Numerics::CPU
         }
 
         fn progress(&self, progress: Progress) {

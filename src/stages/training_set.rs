@@ -4,10 +4,10 @@ use std::sync::{Arc, OnceLock};
 
 use rayon::prelude::*;
 
-use super::StageError;
 use crate::{
     artifact::Cells,
     model::{Architecture, Condition, ModelKind},
+    stage::StageError,
 };
 
 /// The channel of a tagged structure.

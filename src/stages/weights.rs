@@ -3,15 +3,15 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Arity, Checked, Context, FileInput, Input, InputFacts, Inputs, Output, Outputs, Problem, StageError, StageKind,
-};
 use crate::{
     artifact::ArtifactType,
     model::{
         Parameters,
         artifact::write,
         import::{self, Description, ImportError},
+    },
+    stage::{
+        Arity, Checked, Context, FileInput, Input, InputFacts, Inputs, Output, Outputs, Problem, StageError, StageKind,
     },
 };
 

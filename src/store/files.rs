@@ -1,4 +1,7 @@
 //! Digests of files outside the store, remembered by size, times and inode, so that an unchanged file is not read again.
+//!
+//! One change cannot be seen like that: a program that keeps a file mapped for writing changes it without changing its times, until
+//! the system writes the pages back. Such a file is to be closed before it is an input.
 
 use std::{
     collections::BTreeMap,
@@ -43,13 +46,10 @@ impl Store {
         let mut stamp = stamp;
         for _ in 0..3 {
             let recorded = now();
-            let mut file = File::open(&path)?;
-            // Who has it open may change it through a mapping, which does not show in its times at once.
-            let may_change = is_open_for_writing(&file);
-            let digest = Digest::of_reader(&mut file)?;
+            let digest = Digest::of_reader(&mut File::open(&path)?)?;
             let after = Stamp::of(&metadata_of_file(&path)?);
             if after == stamp {
-                if !may_change && !stamp.is_racy(recorded) {
+                if !stamp.is_racy(recorded) {
                     self.with_index(|index| {
                         index.known.insert(path.clone(), (stamp, digest));
                         index.fresh.push(path.clone());
@@ -94,34 +94,6 @@ impl Store {
     }
 }
 
-/// Whether some process of this machine has a file open for writing, or mapped for that; where it cannot be told: no. It is told by
-/// asking for a lease, which the system gives only for files that nobody can write to.
-#[cfg(target_os = "linux")]
-fn is_open_for_writing(file: &File) -> bool {
-    use std::os::fd::AsRawFd;
-    // Of `asm-generic/fcntl.h`; `libc` does not have it.
-    const F_SETSIG: libc::c_int = 10;
-    let ask = |command: libc::c_int, argument: libc::c_int| {
-        // SAFETY: these commands take an integer and touch no memory; the descriptor is open as long as `file` lives.
-        unsafe { libc::fcntl(file.as_raw_fd(), command, argument) }
-    };
-    // Somebody who opens the file while the lease is held is made to wait, and its holder gets a signal: one that is ignored, where
-    // the usual one would end the process.
-    if ask(F_SETSIG, libc::SIGURG) != 0 {
-        return false;
-    }
-    if ask(libc::F_SETLEASE, libc::F_RDLCK) == 0 {
-        ask(libc::F_SETLEASE, libc::F_UNLCK);
-        return false;
-    }
-    io::Error::last_os_error().raw_os_error() == Some(libc::EAGAIN)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn is_open_for_writing(_: &File) -> bool {
-    false
-}
-
 fn metadata_of_file(path: &Path) -> io::Result<Metadata> {
     let metadata = std::fs::metadata(path)?;
     if metadata.is_dir() { Err(io::Error::from(io::ErrorKind::IsADirectory)) } else { Ok(metadata) }
@@ -152,20 +124,6 @@ mod tests {
         assert_eq!(store.file_digest(&path).unwrap(), Digest::of(b"two"));
         assert!(store.file_digest(&folder.path().join("none")).is_err());
         assert!(store.file_digest(folder.path()).is_err());
-    }
-
-    /// As far as the file system of the tests tells: the second answer is the one that counts.
-    #[test]
-    #[cfg(target_os = "linux")]
-    fn a_file_that_somebody_has_open_for_writing_is_seen() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("field.tif");
-        let writer = File::create(&path).unwrap();
-        let reader = File::open(&path).unwrap();
-        let open = is_open_for_writing(&reader);
-        drop(writer);
-        assert!(!is_open_for_writing(&reader));
-        assert!(open, "no leases in {}", path.display());
     }
 
     #[test]

@@ -3,10 +3,9 @@
 use std::f64::consts::TAU;
 
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
 use super::{
-    SimulateParams,
+    Scene, SimulateParams,
     canvas::Frame,
     cell::{CellShape, ROUNDING, Side},
     figures,
@@ -24,7 +23,7 @@ use crate::{
     },
     image::{Pixels, Pose, Region, Stack, Volume, ome_tiff, regions},
     nn::Rng,
-    stages::{Context, Item, Outputs, StageError},
+    stage::{Context, ItemContext, ItemFiles, ItemWork, Outputs, StageError, Work},
 };
 
 /// A cell of a field, as a perfect segmentation would measure it.
@@ -61,30 +60,13 @@ const LABELS: &str = "labels.ome.tif";
 const TRUTH: &str = "truth.json";
 
 pub(super) fn run(params: &SimulateParams, context: &Context) -> Result<Outputs, StageError> {
-    let items: Vec<Item> = (0..params.fields)
-        .map(|number| Item {
-            inputs: Vec::new(),
-            parameters: json!({
-                "seed": params.seed,
-                "field": number,
-                "structure": params.structure(number),
-                "mitotic-fraction": params.mitotic_fraction,
-                "drug": params.drug,
-                "density": params.density,
-                "brightness": params.brightness,
-                "size": params.size(),
-                "voxel-size": params.voxel_um(),
-            }),
-        })
-        .collect();
-    let results = context.map("fields", &items, |number| {
-        let (image, labels, truth) = simulate(params, number, context)?;
-        Ok(vec![
-            (IMAGE.to_owned(), ome_tiff::write(&image)?),
-            (LABELS.to_owned(), labels.encode()?),
-            (TRUTH.to_owned(), serde_json::to_vec(&truth).expect("plain data")),
-        ])
-    })?;
+    let item = |number: usize| Work {
+        name: format!("field {number}"),
+        item: Field { number, structure: params.structure(number).to_owned() },
+        inputs: Vec::new(),
+    };
+    let items: Vec<Work<Field>> = (0..params.fields).map(item).collect();
+    let results = context.map(&Colony::of(params), &[], &items)?;
 
     let mut fields = FieldsWriter::new(FieldsDescription { channels: params.channels() }, context.blobs());
     let mut labels = LabelsWriter::new(context.blobs());
@@ -118,6 +100,46 @@ pub(super) fn run(params: &SimulateParams, context: &Context) -> Result<Outputs,
         ("truth".to_owned(), out.finish()?),
         ("figures".to_owned(), figures),
     ]))
+}
+
+/// Simulates one field of view of a colony.
+#[derive(Serialize, Deserialize)]
+struct Colony {
+    scene: Scene,
+    mitotic_fraction: f64,
+    density: f64,
+}
+
+/// One field.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Field {
+    number: usize,
+    structure: String,
+}
+
+impl Colony {
+    fn of(params: &SimulateParams) -> Self {
+        Self { scene: params.scene(), mitotic_fraction: params.mitotic_fraction, density: params.density }
+    }
+}
+
+impl ItemWork for Colony {
+    type Item = Field;
+    type Shared = ();
+    const UNIT: &'static str = "fields";
+
+    fn open(&self, _: &ItemContext) -> Result<(), StageError> {
+        Ok(())
+    }
+
+    fn run(&self, (): &(), field: Field, inputs: &ItemContext) -> Result<ItemFiles, StageError> {
+        let (image, labels, truth) = simulate(self, &field, &|| inputs.check())?;
+        Ok(vec![
+            (IMAGE.to_owned(), ome_tiff::write(&image)?),
+            (LABELS.to_owned(), labels.encode()?),
+            (TRUTH.to_owned(), serde_json::to_vec(&truth).expect("plain data")),
+        ])
+    }
 }
 
 fn field_id(number: usize) -> String {
@@ -160,9 +182,9 @@ struct Site {
 }
 
 /// The sites of a colony that reaches beyond the field on all sides: a jittered triangular lattice.
-fn sites(params: &SimulateParams, number: usize, span: [f64; 2]) -> Vec<Site> {
-    let mut rng = Rng::new(params.seed, "colony", number as u64);
-    let spacing = SPACING_UM / params.density.sqrt();
+fn sites(colony: &Colony, number: usize, span: [f64; 2]) -> Vec<Site> {
+    let mut rng = Rng::new(colony.scene.seed, "colony", number as u64);
+    let spacing = SPACING_UM / colony.density.sqrt();
     let turn = TAU * rng.uniform();
     let shift = [rng.uniform() * spacing, rng.uniform() * spacing];
     let (sine, cosine) = libm::sincos(turn);
@@ -175,7 +197,7 @@ fn sites(params: &SimulateParams, number: usize, span: [f64; 2]) -> Vec<Site> {
             let y = f64::from(row) * spacing * 3f64.sqrt() / 2.0 + shift[0] + 0.15 * spacing * rng.normal();
             let stagger = if row % 2 == 0 { 0.0 } else { 0.5 };
             let x = (f64::from(column) + stagger) * spacing + shift[1] + 0.15 * spacing * rng.normal();
-            let stage = Stage::draw(&mut rng, params.mitotic_fraction);
+            let stage = Stage::draw(&mut rng, colony.mitotic_fraction);
             let traits = Traits::draw(&mut rng, stage);
             // Cells about to divide are large, and hold their room.
             let grown = 0.11 * rng.normal().clamp(-2.0, 2.0) + 0.3 * traits.roundness();
@@ -219,31 +241,31 @@ fn sides(sites: &[Site], own: usize) -> Vec<Side> {
     bounding.into_iter().map(|index| all[index]).collect()
 }
 
-/// Field `number`: its image, its labels and its cells.
+/// A field's image, its labels and its cells. `check` fails when the user asked to stop.
 fn simulate(
-    params: &SimulateParams,
-    number: usize,
-    context: &Context,
+    of: &Colony,
+    field: &Field,
+    check: &dyn Fn() -> Result<(), StageError>,
 ) -> Result<(Stack, LabelImage, Vec<FieldCell>), StageError> {
-    let (size, voxel_um) = (params.size(), params.voxel_um());
+    let (number, structure) = (field.number, field.structure.as_str());
+    let Scene { seed, size, voxel_um, drug, brightness } = of.scene;
     let span = [1, 2].map(|axis| size[axis] as f64 * voxel_um[axis]);
-    let mut colony = Rng::new(params.seed, "substrate", number as u64);
+    let mut colony = Rng::new(seed, "substrate", number as u64);
     let waviness = CellShape::draw_waviness(&mut colony);
     let hills = Noise::new(&mut colony, 45.0);
     let contact_height =
         |at: [f64; 2]| CONTACT_HEIGHT_UM + CONTACT_HEIGHT_VARIES_UM * hills.at([0.0, at[0], at[1]]).clamp(-1.2, 1.2);
-    let structure = params.structure(number);
-    let sites = sites(params, number, span);
+    let sites = sites(of, number, span);
     let voxels: usize = size.iter().product();
-    let mut channels = vec![vec![0.0_f32; voxels]; params.channels().len()];
+    let mut channels = vec![vec![0.0_f32; voxels]; super::channels(structure).len()];
     let mut electrons = vec![MEMBRANE_ELECTRONS, DNA_ELECTRONS];
     let mut depth = vec![0.0_f32; voxels];
     let mut cell_labels = vec![0_u32; voxels];
     let mut nucleus_labels = vec![0_u32; voxels];
     let mut specimens: Vec<(u32, Specimen)> = Vec::new();
     for (index, site) in sites.iter().enumerate() {
-        context.check()?;
-        let mut rng = Rng::new(params.seed, &format!("cell of field {number}"), index as u64);
+        check()?;
+        let mut rng = Rng::new(seed, &format!("cell of field {number}"), index as u64);
         let mut specimen = Specimen::within(&mut rng, site.traits, sides(&sites, index), [0.0; 2]);
         let step = 0.5;
         let slope = [0, 1].map(|axis| {
@@ -282,7 +304,7 @@ fn simulate(
             specimen.chromatin(&frame, &anatomy).into_iter().map(|density| density as f32).collect(),
         ];
         if !structure.is_empty() {
-            let (data, own) = structures::paint(structure, &specimen, &frame, &anatomy, params.drug, &mut rng);
+            let (data, own) = structures::paint(structure, &specimen, &frame, &anatomy, drug, &mut rng);
             layers.push(data);
             electrons.truncate(2);
             electrons.push(own);
@@ -303,17 +325,18 @@ fn simulate(
         specimens.push((label, specimen));
     }
 
-    let mut light = Rng::new(params.seed, "light of field", number as u64);
-    let mut camera = Rng::new(params.seed, "camera of field", number as u64);
+    let mut light = Rng::new(seed, "light of field", number as u64);
+    let mut camera = Rng::new(seed, "camera of field", number as u64);
     let mut pixels = Vec::with_capacity(voxels * channels.len());
     electrons.resize(channels.len(), 0.0);
     for (data, electrons) in channels.iter_mut().zip(electrons) {
         let dye = libm::exp(0.15 * light.normal());
         optics::blur(data, size, voxel_um);
-        optics::expose(data, electrons * dye * params.brightness, &mut camera);
+        optics::expose(data, electrons * dye * brightness, &mut camera);
         pixels.extend(data.iter().map(|&value| value as u16));
     }
-    let image = Stack { channels: params.channels(), size, voxel_um: Some(voxel_um), pixels: Pixels::U16(pixels) };
+    let image =
+        Stack { channels: super::channels(structure), size, voxel_um: Some(voxel_um), pixels: Pixels::U16(pixels) };
     let labels =
         LabelImage { nucleus: Volume::new(size, nucleus_labels), cell: Volume::new(size, cell_labels), voxel_um };
     let cells = measure(&specimens, &labels);
@@ -414,9 +437,11 @@ mod tests {
 
     #[test]
     fn cells_touch_and_each_has_its_nucleus() {
-        let host = MemoryHost::default();
         let params = small(json!({"size": [20, 70, 70], "voxel-size": [0.9, 0.8, 0.8]}));
-        let (image, labels, cells) = simulate(&params, 0, &Context::new(&host)).unwrap();
+        let (image, labels, cells) = {
+            let field = Field { number: 0, structure: params.structure(0).to_owned() };
+            simulate(&Colony::of(&params), &field, &|| Ok(())).unwrap()
+        };
         let size = labels.cell.size;
         assert_eq!(image.size, size);
         let whole: Vec<_> = cells.iter().filter(|cell| cell.whole).collect();

@@ -1,10 +1,12 @@
 //! Dividing cells: how often, and where their chromosomes are.
 
+use serde::{Deserialize, Serialize};
+
 use super::geometry::{Point, add, direction, distance_to_segment, perpendicular, random_direction, scale, subtract};
 use crate::nn::Rng;
 
 /// The mitotic stage of a cell, in the paper's classes (section 4.1.3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) enum Stage {
     Interphase,
     Prophase,

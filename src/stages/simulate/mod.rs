@@ -23,11 +23,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use self::geometry::Point;
-use super::{
-    Checked, Context, Facts, Input, InputFacts, Inputs, Output, Outputs, Problem, StageError, StageKind,
-    voxel_size::VoxelSize,
+use super::voxel_size::VoxelSize;
+use crate::{
+    artifact::ArtifactType,
+    stage::{Checked, Context, Facts, Input, InputFacts, Inputs, Output, Outputs, Problem, StageError, StageKind},
 };
-use crate::artifact::ArtifactType;
 
 /// Simulates cells.
 pub(super) struct Simulate;
@@ -146,7 +146,35 @@ const LEAST_FIELD_UM: Point = [14.0, 30.0, 30.0];
 /// The most voxels of an image.
 const MOST_VOXELS: usize = 1 << 28;
 
+/// What matters to every cell and field.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Scene {
+    seed: u64,
+    /// Voxels: Z, Y, X.
+    size: [usize; 3],
+    /// Sides of a voxel in µm: Z, Y, X.
+    voxel_um: Point,
+    drug: Drug,
+    brightness: f64,
+}
+
+/// Channels of images with this structure; empty: none.
+fn channels(structure: &str) -> Vec<String> {
+    let structure = (!structure.is_empty()).then_some("structure");
+    ["membrane", "dna"].into_iter().chain(structure).map(str::to_owned).collect()
+}
+
 impl SimulateParams {
+    fn scene(&self) -> Scene {
+        Scene {
+            seed: self.seed,
+            size: self.size(),
+            voxel_um: self.voxel_um(),
+            drug: self.drug,
+            brightness: self.brightness,
+        }
+    }
+
     /// Size of each image in voxels: Z, Y, X.
     fn size(&self) -> [usize; 3] {
         self.size.unwrap_or(match self.form {
@@ -168,8 +196,7 @@ impl SimulateParams {
 
     /// Channels of the images.
     fn channels(&self) -> Vec<String> {
-        let structure = (!self.structures.is_empty()).then_some("structure");
-        ["membrane", "dna"].into_iter().chain(structure).map(str::to_owned).collect()
+        channels(self.structure(0))
     }
 
     /// The structure of cell or field `number`, in turn.
@@ -184,6 +211,13 @@ impl StageKind for Simulate {
     const VERSION: u32 = 2;
     const ABOUT: &'static str =
         "hiPS-like cells with known truth, single or in fields: 19 structures, five mitotic stages, two drugs";
+    const NOT_IN_ITEMS: &'static [(&'static str, &'static str)] = &[
+        ("cells", "how many there are changes none of them"),
+        ("fields", "how many there are changes none of them"),
+        ("mitotic-fraction", "a single cell has the stage that it leads to in its key; a field has it itself"),
+        ("density", "single cells have no neighbours; a field has it in its key"),
+        ("dataset", "it stands in the table only"),
+    ];
 
     fn inputs(_: Option<&SimulateParams>) -> Vec<Input> {
         Vec::new()

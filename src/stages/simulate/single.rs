@@ -1,12 +1,11 @@
 //! Aligned single cells.
 
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
 use super::{
-    SimulateParams,
+    Scene, SimulateParams,
     canvas::Frame,
-    figures,
+    channels, figures,
     geometry::Point,
     mitosis::Stage,
     optics,
@@ -17,7 +16,7 @@ use crate::{
     artifact::{ArtifactError, ArtifactType, ArtifactWriter, CellImage, Cells, CellsDescription, CellsWriter, Table},
     image::Volume,
     nn::Rng,
-    stages::{Context, Item, Outputs, StageError, each_cell::encode},
+    stage::{Context, ItemContext, ItemFiles, ItemWork, Outputs, StageError, Work},
     store::Tree,
 };
 
@@ -57,40 +56,18 @@ pub(super) const MEMBRANE_ELECTRONS: f64 = 210.0;
 pub(super) const DNA_ELECTRONS: f64 = 170.0;
 
 pub(super) fn run(params: &SimulateParams, context: &Context) -> Result<Outputs, StageError> {
-    let description = CellsDescription {
-        size: params.size(),
-        dimensions: 3,
-        voxel_um: params.voxel_um(),
-        channels: params.channels(),
-        normalised: false,
-    };
     let stages: Vec<Stage> = (0..params.cells)
         .map(|number| Stage::draw(&mut Rng::new(params.seed, "stage", number as u64), params.mitotic_fraction))
         .collect();
-    let items: Vec<Item> = (0..params.cells)
-        .map(|number| Item {
-            inputs: Vec::new(),
-            parameters: json!({
-                "seed": params.seed,
-                "cell": number,
-                "stage": stages[number].name(),
-                "structure": params.structure(number),
-                "drug": params.drug,
-                "brightness": params.brightness,
-                "size": params.size(),
-                "voxel-size": params.voxel_um(),
-            }),
-        })
-        .collect();
-    let results = context.map("cells", &items, |number| {
-        let (image, truth) = simulate(params, number, stages[number])?;
-        Ok(vec![
-            (IMAGE.to_owned(), encode(&cell_id(number), &image, &description)?),
-            (TRUTH.to_owned(), serde_json::to_vec(&truth).expect("plain data")),
-        ])
-    })?;
+    let item = |(number, stage): (usize, &Stage)| Work {
+        name: format!("cell {number}"),
+        item: Single { number, stage: *stage, structure: params.structure(number).to_owned() },
+        inputs: Vec::new(),
+    };
+    let items: Vec<Work<Single>> = stages.iter().enumerate().map(item).collect();
+    let results = context.map(&SimulateCell(params.scene()), &[], &items)?;
 
-    let mut writer = CellsWriter::new(description, context.blobs());
+    let mut writer = CellsWriter::new(describe(&params.scene(), params.structure(0)), context.blobs());
     for (number, result) in results.iter().enumerate() {
         writer.link(&cell_id(number), entry(result, IMAGE)?);
     }
@@ -112,6 +89,48 @@ pub(super) fn run(params: &SimulateParams, context: &Context) -> Result<Outputs,
         ("truth".to_owned(), out.finish()?),
         ("figures".to_owned(), figures),
     ]))
+}
+
+/// Simulates one cell.
+#[derive(Serialize, Deserialize)]
+struct SimulateCell(Scene);
+
+/// One cell.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Single {
+    number: usize,
+    stage: Stage,
+    structure: String,
+}
+
+impl ItemWork for SimulateCell {
+    type Item = Single;
+    type Shared = ();
+    const UNIT: &'static str = "cells";
+
+    fn open(&self, _: &ItemContext) -> Result<(), StageError> {
+        Ok(())
+    }
+
+    fn run(&self, (): &(), cell: Single, _: &ItemContext) -> Result<ItemFiles, StageError> {
+        let (image, truth) = simulate(&self.0, &cell)?;
+        let description = describe(&self.0, &cell.structure);
+        Ok(vec![
+            (IMAGE.to_owned(), image.encode(&description)?),
+            (TRUTH.to_owned(), serde_json::to_vec(&truth).expect("plain data")),
+        ])
+    }
+}
+
+/// What images with this structure are like.
+fn describe(scene: &Scene, structure: &str) -> CellsDescription {
+    CellsDescription {
+        size: scene.size,
+        dimensions: 3,
+        voxel_um: scene.voxel_um,
+        channels: channels(structure),
+        normalised: false,
+    }
 }
 
 /// A file of an item's result.
@@ -161,20 +180,19 @@ fn tables(params: &SimulateParams, stages: &[Stage], truths: &[Truth]) -> (Table
     (measured(table), truth)
 }
 
-/// Cell `number`: its image and its truth.
-fn simulate(params: &SimulateParams, number: usize, stage: Stage) -> Result<(CellImage, Truth), StageError> {
-    let stream = |purpose: &str| Rng::new(params.seed, purpose, number as u64);
+/// A cell's image and its truth.
+fn simulate(scene: &Scene, cell: &Single) -> Result<(CellImage, Truth), StageError> {
+    let stream = |purpose: &str| Rng::new(scene.seed, purpose, cell.number as u64);
     let mut rng = stream("cell shape");
     let (specimen, frame) = (0..ATTEMPTS)
         .find_map(|_| {
-            let traits = Traits::draw(&mut rng, stage);
+            let traits = Traits::draw(&mut rng, cell.stage);
             let specimen = Specimen::draw(&mut rng, traits);
-            let frame = Frame::aligned(&specimen, params.size(), params.voxel_um()[0]);
+            let frame = Frame::aligned(&specimen, scene.size, scene.voxel_um[0]);
             fits(&specimen, &frame).then_some((specimen, frame))
         })
         .ok_or_else(|| {
-            StageError::bad_input(format!("cell {number} does not fit into its image"))
-                .with_help("enlarge `size` or `voxel-size`")
+            StageError::bad_input("it does not fit into its image").with_help("enlarge `size` or `voxel-size`")
         })?;
     let anatomy = specimen.anatomy(&frame);
 
@@ -184,10 +202,9 @@ fn simulate(params: &SimulateParams, number: usize, stage: Stage) -> Result<(Cel
     let membrane = structures::paint_membrane(&specimen, &frame, &anatomy, &mut stream("membrane"));
     let dna = specimen.chromatin(&frame, &anatomy).into_iter().map(|density| density as f32).collect();
     let mut channels = vec![(membrane, MEMBRANE_ELECTRONS * membrane_dye), (dna, DNA_ELECTRONS * dna_dye)];
-    let name = params.structure(number);
-    if !name.is_empty() {
+    if !cell.structure.is_empty() {
         let (data, electrons) =
-            structures::paint(name, &specimen, &frame, &anatomy, params.drug, &mut stream("structure"));
+            structures::paint(&cell.structure, &specimen, &frame, &anatomy, scene.drug, &mut stream("structure"));
         channels.push((data, electrons * expression));
     }
     let mut camera = stream("camera");
@@ -195,7 +212,7 @@ fn simulate(params: &SimulateParams, number: usize, stage: Stage) -> Result<(Cel
         .into_iter()
         .map(|(mut data, electrons)| {
             optics::blur(&mut data, frame.size, frame.voxel_um);
-            optics::expose(&mut data, electrons * params.brightness, &mut camera);
+            optics::expose(&mut data, electrons * scene.brightness, &mut camera);
             Volume::new(frame.size, data)
         })
         .collect();
@@ -315,6 +332,10 @@ mod tests {
         params::<Simulate>(all)
     }
 
+    fn simulated(params: &SimulateParams, number: usize, stage: Stage) -> (CellImage, Truth) {
+        simulate(&params.scene(), &Single { number, stage, structure: params.structure(number).to_owned() }).unwrap()
+    }
+
     #[test]
     fn a_cell_is_the_same_whatever_the_number_of_cells_and_threads() {
         let host = MemoryHost::default();
@@ -341,7 +362,7 @@ mod tests {
         for (number, name) in structures::names().enumerate() {
             let params = small(json!({"structures": [name]}));
             for stage in [Stage::Interphase, stages[1 + number % 4]] {
-                let (image, truth) = simulate(&params, number, stage).unwrap();
+                let (image, truth) = simulated(&params, number, stage);
                 assert!(image.channels.iter().all(|c| c.data.iter().all(|v| (0.0..=65535.0).contains(v))));
                 let inside = image.cell.data.iter().zip(&image.channels[2].data).filter(|(m, _)| **m != 0);
                 let outside = image.cell.data.iter().zip(&image.channels[2].data).filter(|(m, _)| **m == 0);
@@ -396,7 +417,7 @@ mod tests {
             let params = small(json!({"size": [40, 74, 50], "voxel-size": 0.6, "structures": [name]}));
             let mut seen: [Vec<f64>; 3] = Default::default();
             for number in 0..2 {
-                let (image, _) = simulate(&params, number, Stage::Interphase).unwrap();
+                let (image, _) = simulated(&params, number, Stage::Interphase);
                 let planes: Vec<usize> = (0..40)
                     .filter(|z| image.cell.data[z * 74 * 50..(z + 1) * 74 * 50].iter().any(|&v| v != 0))
                     .collect();
@@ -430,7 +451,7 @@ mod tests {
     #[test]
     fn drugs_change_their_target_and_nothing_else() {
         let image = |structure: &str, drug: &str, number| {
-            simulate(&small(json!({"structures": [structure], "drug": drug})), number, Stage::Interphase).unwrap().0
+            simulated(&small(json!({"structures": [structure], "drug": drug})), number, Stage::Interphase).0
         };
         for (structure, drug) in [("golgi", "brefeldin"), ("microtubules", "paclitaxel")] {
             let (before, after) = (image(structure, "none", 1), image(structure, drug, 1));
