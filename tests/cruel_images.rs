@@ -168,7 +168,7 @@ fn broken_tiffs_do_no_harm() {
         }
         match watched(&format!("{name}, round {round}"), move || io::read(&bytes)) {
             Ok(_) => read += 1,
-            Err(ImageError::Damaged(_) | ImageError::Unsupported(_) | ImageError::Shape(_)) => refused += 1,
+            Err(_) => refused += 1,
         }
     }
     assert!(read > 50 && refused > 200, "{read} read, {refused} refused");

@@ -11,7 +11,7 @@ use std::{
 use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
 
 use super::{
-    Architecture, Parameters, Tensor,
+    Architecture, Parameters,
     import::{self, Description, Facts, ImportError},
 };
 
@@ -56,9 +56,23 @@ fn layer(ours: &str) -> Option<String> {
     Some(format!("target_path.{level}.{inside}"))
 }
 
+/// Real numbers with a shape, the last axis contiguous.
+#[derive(Clone)]
+struct Array {
+    shape: Vec<usize>,
+    values: Vec<f32>,
+}
+
+/// The tensor of this name.
+fn array(parameters: &Parameters, name: &str) -> Result<Array, ImportError> {
+    let failed = |error: super::ModelError| ImportError::Mismatch(error.to_string());
+    let shape = parameters.get(name).map_err(failed)?.dims().to_vec();
+    Ok(Array { shape, values: parameters.values(name).map_err(failed)? })
+}
+
 /// An entry of a state dict.
 enum Entry {
-    Real(Tensor),
+    Real(Array),
     /// The count of batches, which no layer of these uses.
     Count,
 }
@@ -70,15 +84,16 @@ fn state_dict(
     part: &str,
 ) -> Result<BTreeMap<String, Entry>, ImportError> {
     let mut entries = BTreeMap::new();
-    for (name, tensor) in &parameters.0 {
+    for name in parameters.0.keys() {
         let Some((ours, kind)) = name.rsplit_once('.').filter(|_| name.starts_with(part)) else { continue };
         let theirs =
             layer(ours).ok_or_else(|| ImportError::Mismatch(format!("the published program has no layer `{ours}`")))?;
-        let tensor = theirs_order(name, tensor, architecture)?;
+        let tensor = theirs_order(name, &array(parameters, name)?, architecture)?;
         match kind {
             "weight" => {
-                if let Some(u) = parameters.0.get(&format!("{ours}.u")) {
-                    let u = theirs_order(&format!("{ours}.u"), u, architecture)?;
+                let of_u = format!("{ours}.u");
+                if parameters.0.contains_key(&of_u) {
+                    let u = theirs_order(&of_u, &array(parameters, &of_u)?, architecture)?;
                     entries.insert(format!("{theirs}.weight"), Entry::Real(normalised(&tensor, &u.values)));
                     entries.insert(format!("{theirs}.weight_org"), Entry::Real(tensor));
                 } else {
@@ -97,7 +112,7 @@ fn state_dict(
 }
 
 /// A tensor with its axes in the published program's order.
-fn theirs_order(name: &str, tensor: &Tensor, architecture: &Architecture) -> Result<Tensor, ImportError> {
+fn theirs_order(name: &str, tensor: &Array, architecture: &Architecture) -> Result<Array, ImportError> {
     if architecture.dimensions == 2 {
         return Ok(tensor.clone());
     }
@@ -115,11 +130,11 @@ fn theirs_order(name: &str, tensor: &Tensor, architecture: &Architecture) -> Res
         .ok_or_else(|| ImportError::Mismatch(format!("`{name}` has the shape {:?}, not {shape:?}", tensor.shape)))?;
     let shape =
         if tensor.shape.len() == 5 { order.iter().map(|&axis| shape[axis]).collect() } else { tensor.shape.clone() };
-    Ok(Tensor { shape, values })
+    Ok(Array { shape, values })
 }
 
 /// The weight divided by its spectral norm, as `u` estimates it: what the published program makes again at every step.
-fn normalised(weight: &Tensor, u: &[f32]) -> Tensor {
+fn normalised(weight: &Array, u: &[f32]) -> Array {
     let columns = weight.values.len() / u.len().max(1);
     let mut v = vec![0.0_f64; columns];
     for (row, &u) in weight.values.chunks_exact(columns.max(1)).zip(u) {
@@ -128,7 +143,7 @@ fn normalised(weight: &Tensor, u: &[f32]) -> Tensor {
     let norm = v.iter().map(|v| v * v).sum::<f64>().sqrt();
     // With v = Wᵀu / |Wᵀu| the estimate uᵀWv is |Wᵀu|.
     let sigma = if norm > 0.0 { norm } else { 1.0 };
-    Tensor {
+    Array {
         shape: weight.shape.clone(),
         values: weight.values.iter().map(|&w| (f64::from(w) / sigma) as f32).collect(),
     }
@@ -199,7 +214,7 @@ fn archive(entries: &BTreeMap<String, Entry>) -> Result<Vec<u8>, ImportError> {
     for (name, entry) in entries {
         pickle.text(name);
         match entry {
-            Entry::Real(Tensor { shape, values }) => {
+            Entry::Real(Array { shape, values }) => {
                 pickle.tensor(records.len(), "FloatStorage", values.len(), shape);
                 records.push(values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>());
             }

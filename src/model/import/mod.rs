@@ -8,6 +8,8 @@
 mod pickle;
 mod torch_file;
 
+use std::collections::BTreeMap;
+
 use super::{Architecture, ModelError, ModelKind, Parameters};
 pub use pickle::PickleError;
 pub use torch_file::TorchFileError;
