@@ -6,6 +6,7 @@
 
 mod context;
 mod error;
+mod folder;
 mod host;
 mod item;
 mod kind;
@@ -15,6 +16,7 @@ mod printable;
 
 pub use context::Context;
 pub use error::StageError;
+pub use folder::{folder_digest, folder_files, is_image_folder};
 pub use host::{Host, Progress};
 pub use item::{Item, ItemContext, ItemFiles, ItemInput, ItemWork, Work};
 pub use kind::{AnyStage, Checked, Problem, StageKind, erased};
