@@ -6,7 +6,8 @@
 
 use std::{hint::black_box, time::Instant};
 
-use statcell::nn::{Direction, Finish, Maps, Rng, Shape, Weights, Window, apply, weight_gradient};
+use candle_core::{DType, Device, Tensor};
+use statcell::nn::{Backend, Convolution, Direction, Maps, Read, Rng, Shape, Spectral, Window, cpu::Cpu};
 
 const REPEATS: usize = 3;
 
@@ -56,24 +57,42 @@ fn layers(dimensions: usize, images: usize) -> Vec<Layer> {
         for step in 0..5 {
             let (from, to) = if up { (5 - step, 4 - step) } else { (step, step + 1) };
             let (inputs, outputs) = (channels[from], channels[to]);
-            let (outer, inner) = (Shape::bare(images, size(from), inputs), Shape::bare(images, size(to), inputs));
-            let last = Shape::bare(images, size(to), outputs);
+            let (outer, inner) = (Shape::new(images, size(from), inputs), Shape::new(images, size(to), inputs));
+            let last = Shape::new(images, size(to), outputs);
             let name = |layer: &str| format!("{} {step} {layer} {inputs}", if up { "decoder" } else { "encoder" });
             let (four, three) = (Window::new(dimensions, 4, 2, 1), Window::new(dimensions, 3, 1, 1));
-            let direction = if up { Direction::Spread } else { Direction::Gather };
+            let direction = if up { Direction::Transposed } else { Direction::Convolution };
             layers.push(Layer { name: name("conv1"), window: four, direction, input: outer, output: inner });
             let name = format!("{} → {outputs}", name("conv2"));
-            layers.push(Layer { name, window: three, direction: Direction::Gather, input: inner, output: last });
+            layers.push(Layer { name, window: three, direction: Direction::Convolution, input: inner, output: last });
         }
     }
     layers
 }
 
-fn random(shape: Shape, border: [usize; 3], rng: &mut Rng) -> Maps {
-    let mut maps = Maps::zeros(shape.with_border(border));
+fn random(shape: Shape, halo: [usize; 3], rng: &mut Rng, cpu: &mut Cpu) -> Maps {
     let values: Vec<f32> = (0..shape.voxels() * shape.channels).map(|_| rng.uniform() as f32 - 0.5).collect();
-    maps.read_channels_first(&values);
-    maps
+    cpu.upload(&values, shape.with_halo(halo)).expect("memory for the maps")
+}
+
+/// A layer with random weights and σ = 1.
+fn layer(
+    [inputs, outputs]: [usize; 2],
+    window: Window,
+    direction: Direction,
+    rng: &mut Rng,
+) -> (Convolution, Spectral) {
+    let weight: Vec<f32> = (0..window.taps() * inputs * outputs).map(|_| rng.uniform() as f32 - 0.5).collect();
+    let tensor = |values: Vec<f32>| {
+        let length = values.len();
+        Tensor::from_vec(values, (1, length), &Device::Cpu).expect("a tensor")
+    };
+    let rows = if direction == Direction::Transposed { inputs } else { outputs };
+    let u = tensor(vec![1.0 / (rows as f32).sqrt(); rows]);
+    let columns = weight.len() / rows;
+    let spectral = Spectral { sigma: tensor(vec![1.0]), u: u.clone(), v: tensor(vec![0.0; columns]) };
+    let bias = Tensor::zeros((1, outputs), DType::F32, &Device::Cpu).expect("a tensor");
+    (Convolution { inputs, outputs, window, direction, weight: tensor(weight), bias, u }, spectral)
 }
 
 fn main() {
@@ -83,25 +102,22 @@ fn main() {
     println!("peak {peak:.0} GFLOP/s on {} threads; {dimensions}D, batch {images}", rayon::current_num_threads());
     println!("| layer | GFLOP | forward | input gradient | weight gradient |\n|---|---|---|---|---|");
     let mut rng = Rng::new(0, "bench", 0);
-    let (mut panels, mut scratch) = (Vec::new(), Vec::new());
+    let mut cpu = Cpu::default();
     let (mut work, mut time) = (0.0, 0.0);
     for Layer { name, window, direction, input, output } in layers(dimensions, images) {
-        let (inputs, outputs) = (input.channels, output.channels);
-        let values: Vec<f32> = (0..window.taps() * inputs * outputs).map(|_| rng.uniform() as f32 - 0.5).collect();
-        let weights = Weights { values: &values, inputs, outputs };
-        let finish = Finish { scale: 1.0, bias: None, add: false };
-        let (from, gradient) = (random(input, window.padding, &mut rng), random(output, window.padding, &mut rng));
+        let (layer, spectral) = layer([input.channels, output.channels], window, direction, &mut rng);
+        let from = random(input, layer.input_halo(), &mut rng, &mut cpu);
+        let gradient = random(output, layer.gradient_halo(), &mut rng, &mut cpu);
         let (mut to, mut back) = (Maps::zeros(output), Maps::zeros(input));
-        let opposite = if direction == Direction::Gather { Direction::Spread } else { Direction::Gather };
-        let few = if direction == Direction::Gather { output } else { input };
-        let flop = 2.0 * (few.voxels() * window.taps() * inputs * outputs) as f64 / 1e9;
+        let of_weights = layer.weight.zeros_like().expect("a tensor");
+        let few = if direction == Direction::Convolution { output } else { input };
+        let flop = 2.0 * (few.voxels() * layer.weight.elem_count()) as f64 / 1e9;
         let seconds = [
-            shortest(|| apply(&window, direction, weights, false, &from, &mut to, finish, &mut panels)),
-            shortest(|| apply(&window, opposite, weights, true, &gradient, &mut back, finish, &mut panels)),
+            shortest(|| cpu.convolve(&layer, &spectral, Read::Kept(&from), &mut to).expect("a convolution")),
+            shortest(|| cpu.input_gradient(&layer, &spectral, &gradient, &mut back, false).expect("a gradient")),
             shortest(|| {
-                let mut out = vec![0.0; values.len()];
-                weight_gradient(&window, direction, &from, &gradient, &mut out, &mut scratch);
-                black_box(out);
+                let read = Read::Kept(&from);
+                cpu.weight_gradient(&layer, &spectral, read, &gradient, &of_weights).expect("a gradient");
             }),
         ];
         let share = seconds.map(|seconds| format!("{:.0} %", 100.0 * flop / seconds / peak)).join(" | ");

@@ -4,6 +4,7 @@
 //! `cargo bench --bench segmentation -- FOLDER` leaves the inputs, the results and `seconds.tsv` in the folder for
 //! `benches/segmentation.py`.
 
+#![allow(unsafe_code, reason = "asks the system for the processor time")]
 #![expect(clippy::print_stdout, reason = "the result")]
 
 use std::{fmt::Write, fs, hint::black_box, path::Path, time::Instant};

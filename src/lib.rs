@@ -15,9 +15,9 @@
 //! | [`stages`] | one file a stage kind; the registry |
 //! | [`stage`] | what stage kinds have in common: kinds, ports, context, items, errors |
 //! | [`figures`] | plots, galleries, the report's HTML |
-//! | [`model`] | the two β-VAEs: encoder, decoder, ELBO, trainer, checkpoint |
+//! | [`model`] | the two β-VAEs, written forward only: blocks, encoder, decoder, trainer, checkpoint |
 //! | [`artifact`] | the typed things that flow between stages, and how each is written and read |
-//! | [`nn`] | tensor operations that candle lacks or is slow at |
+//! | [`nn`] | the engine on candle's tensors: operations, tape, layers, Adam, counter-based random numbers |
 //! | [`image`] | volumes, OME-TIFF, filters, morphology, watershed, geometry |
 //! | [`stats`] | PCA, regression, correlation |
 //! | [`store`] | content-addressed blobs, action entries, leases, garbage collection, verification |

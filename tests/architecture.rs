@@ -293,3 +293,22 @@ fn the_tree_and_the_documents_name_the_same_layers() {
         assert!(architecture.contains(&format!("`src/{layer}`")), "docs/architecture.md does not name `src/{layer}`");
     }
 }
+
+#[test]
+fn candles_storages_are_opened_in_three_files_only() {
+    let source = root().join("src");
+    let allowed = ["nn/storage.rs", "nn/maps.rs", "nn/cpu/mod.rs"].map(|name| source.join(name));
+    let (mut all, mut opened) = (Vec::new(), Vec::new());
+    files(&source, &mut all);
+    for file in all {
+        let text = fs::read_to_string(&file).unwrap();
+        let opens = ["CpuStorage", "CudaStorage", "storage_and_layout", "from_storage", "inplace_op"];
+        if opens.iter().any(|name| text.contains(name)) {
+            opened.push(file);
+        }
+    }
+    opened.sort();
+    let mut wanted = allowed.to_vec();
+    wanted.sort();
+    assert_eq!(opened, wanted);
+}

@@ -1,5 +1,7 @@
 //! Broken images and manifests: an answer or an error, no panic, no hang, and no more memory than the file could fill.
 
+#![allow(unsafe_code, reason = "counts what is allocated")]
+
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     collections::BTreeMap,

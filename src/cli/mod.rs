@@ -36,7 +36,7 @@ use crate::{exec::ExitCode, simd::Instructions};
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// Vector instructions used at most; all give the same bytes
+    /// Use these vector instructions, which the processor must have; all give the same bytes
     #[arg(long, global = true, env = "STATCELL_INSTRUCTIONS", value_name = "SET", hide_short_help = true)]
     #[arg(value_parser = ["avx512", "avx2", "portable"])]
     instructions: Option<String>,
@@ -69,7 +69,7 @@ enum Command {
 /// [`Failure`], with the exit code and what to tell the user.
 pub fn execute(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
     if let Some(name) = &cli.instructions {
-        Instructions::limit(name);
+        Instructions::choose(name).map_err(|reason| Failure::new(ExitCode::BadPipeline, reason, None))?;
     }
     match &cli.command {
         Command::Run(args) => run::run(args, out),

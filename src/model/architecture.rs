@@ -83,6 +83,12 @@ impl Architecture {
         [depth, halve(self.size[1]), halve(self.size[2])]
     }
 
+    /// Size of the image at every level, from the whole image inwards.
+    #[must_use]
+    pub fn sizes(&self) -> Vec<[usize; 3]> {
+        (0..=self.levels()).map(|level| self.size_at(level)).collect()
+    }
+
     /// Voxels of one channel of an image.
     #[must_use]
     pub fn voxels(&self) -> usize {

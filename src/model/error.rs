@@ -12,4 +12,13 @@ pub enum ModelError {
     /// Images, labels or latents do not fit the architecture.
     #[error("{0}")]
     Input(String),
+    /// The engine or the device failed.
+    #[error("the network could not be computed: {0}")]
+    Engine(String),
+}
+
+impl From<candle_core::Error> for ModelError {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Engine(error.to_string())
+    }
 }

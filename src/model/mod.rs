@@ -2,18 +2,22 @@
 
 mod architecture;
 pub mod artifact;
+mod block;
+mod coder;
 mod error;
 pub mod import;
+mod init;
 mod layout;
 mod parameters;
-mod pass;
-mod start;
 mod trainer;
 mod vae;
 
 pub use architecture::{Architecture, ModelKind, ParameterShape, check_sizes};
+pub use block::Block;
+pub use coder::{BoundDecoder, BoundEncoder, Decoder, Encoder};
 pub use error::ModelError;
-pub use parameters::{Parameters, Tensor};
-pub use pass::Workspace;
+pub use parameters::Parameters;
 pub use trainer::{EpochMetrics, Task, Trainer, TrainingError, TrainingSettings};
-pub use vae::{Condition, Evaluation, Losses, Step, Vae, kl_divergence};
+pub use vae::{Condition, Evaluation, Forward, Losses, Step, Vae};
+
+pub use crate::nn::cpu::kl_divergence;

@@ -2,31 +2,56 @@
 
 use std::collections::BTreeMap;
 
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use candle_core::{DType, Device, Tensor, safetensors::SliceSafetensors};
+use safetensors::{Dtype, tensor::TensorView};
 
 use super::{Architecture, ModelError};
 
-/// Real numbers with a shape, the last axis contiguous.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Tensor {
-    /// Lengths of the axes.
-    pub shape: Vec<usize>,
-    /// The numbers: the product of `shape` of them.
-    pub values: Vec<f32>,
-}
-
 /// The numbers of a model by name, ordered by name: weights, biases, statistics of BatchNorm, vectors u of spectral normalisation.
 /// Names and shapes are those of [`Architecture::parameter_shapes`].
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct Parameters(pub BTreeMap<String, Tensor>);
 
+impl PartialEq for Parameters {
+    fn eq(&self, other: &Self) -> bool {
+        let same = |(name, tensor): (&String, &Tensor)| {
+            other.0.get(name).is_some_and(|other| tensor.dims() == other.dims() && values(tensor) == values(other))
+        };
+        self.0.len() == other.0.len() && self.0.iter().all(same)
+    }
+}
+
+/// The numbers of a tensor, in the order of its axes; empty if they are not single precision.
+fn values(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().and_then(|tensor| tensor.to_vec1()).unwrap_or_default()
+}
+
 impl Parameters {
+    /// Adds a tensor.
+    ///
+    /// # Errors
+    /// When there are not as many values as the shape says.
+    pub fn insert(&mut self, name: &str, shape: Vec<usize>, values: Vec<f32>) -> Result<(), ModelError> {
+        let tensor = Tensor::from_vec(values, shape, &Device::Cpu)
+            .map_err(|error| ModelError::Parameters(format!("`{name}`: {error}")))?;
+        self.0.insert(name.to_owned(), tensor);
+        Ok(())
+    }
+
     /// The tensor of this name.
     ///
     /// # Errors
     /// When there is none.
     pub fn get(&self, name: &str) -> Result<&Tensor, ModelError> {
         self.0.get(name).ok_or_else(|| ModelError::Parameters(format!("there is no tensor `{name}`")))
+    }
+
+    /// The numbers of the tensor of this name, in the order of its axes.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn values(&self, name: &str) -> Result<Vec<f32>, ModelError> {
+        Ok(values(self.get(name)?))
     }
 
     /// Checks that exactly the architecture's tensors are there, in its shapes, and all numbers are finite.
@@ -38,13 +63,15 @@ impl Parameters {
         let shapes = architecture.parameter_shapes();
         for wanted in &shapes {
             let tensor = self.get(&wanted.name)?;
-            if tensor.shape != wanted.shape || tensor.values.len() != wanted.shape.iter().product::<usize>() {
+            if tensor.dims() != wanted.shape || tensor.dtype() != DType::F32 {
                 return fail(format!(
                     "`{}` has the shape {:?}; the model needs {:?}",
-                    wanted.name, tensor.shape, wanted.shape
+                    wanted.name,
+                    tensor.dims(),
+                    wanted.shape
                 ));
             }
-            if !tensor.values.iter().all(|value| value.is_finite()) {
+            if !values(tensor).iter().all(|value| value.is_finite()) {
                 return fail(format!("`{}` holds numbers that are not finite", wanted.name));
             }
         }
@@ -55,16 +82,16 @@ impl Parameters {
         Ok(())
     }
 
-    /// The numbers as safetensors (float32). Equal numbers give equal bytes.
+    /// The numbers as safetensors (float32). Equal numbers give equal bytes; candle's own writer knows files only.
     #[must_use]
     pub fn to_safetensors(&self) -> Vec<u8> {
         let bytes: Vec<Vec<u8>> = self
             .0
             .values()
-            .map(|tensor| tensor.values.iter().flat_map(|value| value.to_le_bytes()).collect())
+            .map(|tensor| values(tensor).iter().flat_map(|value| value.to_le_bytes()).collect())
             .collect();
         let views = self.0.iter().zip(&bytes).map(|((name, tensor), bytes)| {
-            let view = TensorView::new(Dtype::F32, tensor.shape.clone(), bytes).expect("the bytes fit the shape");
+            let view = TensorView::new(Dtype::F32, tensor.dims().to_vec(), bytes).expect("the bytes fit the shape");
             (name.as_str(), view)
         });
         safetensors::serialize(views, None).expect("names and views are sound")
@@ -76,16 +103,16 @@ impl Parameters {
     /// When the bytes are no safetensors, or hold another number type.
     pub fn from_safetensors(bytes: &[u8]) -> Result<Self, ModelError> {
         let fail = |reason: String| ModelError::Parameters(format!("the weights cannot be read: {reason}"));
-        let file = SafeTensors::deserialize(bytes).map_err(|error| fail(error.to_string()))?;
-        let tensors = file.iter().map(|(name, view)| {
+        let file = SliceSafetensors::new(bytes).map_err(|error| fail(error.to_string()))?;
+        let mut tensors = BTreeMap::new();
+        for (name, view) in file.tensors() {
             if view.dtype() != Dtype::F32 {
                 return Err(fail(format!("`{name}` is {:?}, not F32", view.dtype())));
             }
-            let word = |bytes: &[u8]| f32::from_le_bytes(bytes.try_into().expect("four bytes"));
-            let values = view.data().chunks_exact(4).map(word).collect();
-            Ok((name.to_owned(), Tensor { shape: view.shape().to_vec(), values }))
-        });
-        Ok(Self(tensors.collect::<Result<_, ModelError>>()?))
+            let tensor = file.load(&name, &Device::Cpu).map_err(|error| fail(error.to_string()))?;
+            tensors.insert(name, tensor);
+        }
+        Ok(Self(tensors))
     }
 }
 
@@ -95,11 +122,13 @@ mod tests {
 
     #[test]
     fn safetensors_round_trip_and_stable_bytes() {
-        let tensor = |values: &[f32]| Tensor { shape: vec![values.len(), 1], values: values.to_vec() };
-        let parameters = Parameters([("b".to_owned(), tensor(&[1.0, -2.5])), ("a".to_owned(), tensor(&[0.1]))].into());
+        let mut parameters = Parameters::default();
+        parameters.insert("b", vec![2, 1], vec![1.0, -2.5]).unwrap();
+        parameters.insert("a", vec![1, 1], vec![0.1]).unwrap();
         let bytes = parameters.to_safetensors();
         assert_eq!(bytes, parameters.to_safetensors());
-        assert_eq!(Parameters::from_safetensors(&bytes).unwrap(), parameters);
+        assert!(Parameters::from_safetensors(&bytes).unwrap() == parameters);
         assert!(Parameters::from_safetensors(b"no weights").is_err());
+        assert!(parameters.insert("c", vec![3], vec![1.0]).is_err());
     }
 }

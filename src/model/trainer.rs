@@ -7,8 +7,11 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Architecture, Condition, Evaluation, Losses, ModelError, Vae, Workspace};
-use crate::nn::{Adam, AdamParameters, Rng};
+use candle_core::{Tensor, backprop::GradStore};
+use candle_nn::Optimizer;
+
+use super::{Architecture, Condition, Evaluation, Losses, ModelError, Vae};
+use crate::nn::{Adam, AdamParameters, Rng, cpu::Cpu};
 
 /// How a model is trained.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,12 +24,12 @@ pub struct TrainingSettings {
     pub seed: u64,
     /// Samples of z for each cell at validation.
     pub validation_samples: usize,
-    /// Validation happens behind every epoch whose number this divides.
+    /// Validation happens after every epoch whose number this divides.
     pub validate_every: u64,
     /// Training ends after this many validations in a row without a gain; `None`: never.
     pub patience: Option<u64>,
     /// What the validation ELBO has to rise by to count as a gain for `patience`.
-    pub minimum_gain: f64,
+    pub min_delta: f64,
 }
 
 /// What one epoch gave.
@@ -87,8 +90,8 @@ pub enum TrainingError {
 struct Best {
     epoch: u64,
     elbo: f64,
-    values: Vec<f32>,
-    statistics: Vec<f32>,
+    parameters: Vec<f32>,
+    buffers: Vec<f32>,
 }
 
 /// The small part of the state, as it stands in a checkpoint.
@@ -134,8 +137,8 @@ pub struct Trainer {
     best: Option<Best>,
     /// The order of the cells in the current epoch.
     order: Vec<usize>,
-    gradients: Vec<f32>,
-    workspace: Workspace,
+    gradients: Tensor,
+    cpu: Cpu,
 }
 
 /// Batches of an epoch: as many whole ones as there are, and the rest. A rest of one cell joins the batch before it, because batch
@@ -172,7 +175,9 @@ impl Trainer {
             ));
         }
         let vae = Vae::new(architecture, settings.seed)?;
-        let adam = Adam::new(vae.trained_count());
+        let parameters = AdamParameters::new(settings.learning_rate);
+        let adam = Adam::new(vec![vae.numbers().parameters().clone()], parameters).map_err(ModelError::from)?;
+        let gradients = vae.zero_gradients()?;
         let mut trainer = Self {
             batches: batches(cells, settings.batch),
             settings,
@@ -183,8 +188,8 @@ impl Trainer {
             progress: Progress::default(),
             best: None,
             order: Vec::new(),
-            gradients: Vec::new(),
-            workspace: Workspace::default(),
+            gradients,
+            cpu: Cpu::default(),
         };
         trainer.shuffle();
         Ok(trainer)
@@ -204,9 +209,8 @@ impl Trainer {
     #[must_use]
     pub fn best(&self) -> Option<(Vae, u64)> {
         let best = self.best.as_ref()?;
-        let mut vae = self.vae.clone();
-        vae.values.clone_from(&best.values);
-        vae.statistics.clone_from(&best.statistics);
+        let vae = self.vae.clone();
+        vae.numbers().set_values([&best.parameters, &best.buffers]).expect("as many numbers");
         Some((vae, best.epoch))
     }
 
@@ -255,9 +259,9 @@ impl Trainer {
         self.batches.get(cursor).map(|range| self.order[range.clone()].to_vec())
     }
 
-    /// The batch behind the next one, if it is of the same epoch: what a driver may fetch ahead.
+    /// The batch after the next one, if it is of the same epoch: what a driver may fetch ahead.
     #[must_use]
-    pub fn ahead(&self) -> Option<Vec<usize>> {
+    pub fn peek_next(&self) -> Option<Vec<usize>> {
         self.batch(self.progress.cursor + 1)
     }
 
@@ -269,12 +273,14 @@ impl Trainer {
         let count = self.batches[self.progress.cursor].len();
         let mut rng = Rng::new(self.settings.seed, "noise", self.progress.steps);
         let noise: Vec<f32> = (0..count * self.vae.architecture().latent).map(|_| rng.normal() as f32).collect();
-        let step = self.vae.gradients(images, condition, &noise, &mut self.gradients, &mut self.workspace)?;
-        let losses = step.losses;
+        let step = self.vae.gradients(images, condition, &noise, &self.gradients, &mut self.cpu)?;
+        let losses = step.losses[0];
         if !losses.total.is_finite() {
             return Err(self.diverged("the loss"));
         }
-        self.adam.step(&AdamParameters::new(self.settings.learning_rate), &mut self.vae.values, &self.gradients);
+        let mut gradients = GradStore::default();
+        gradients.insert(self.vae.numbers().parameters().as_tensor(), self.gradients.clone());
+        self.adam.step(&gradients).map_err(ModelError::from)?;
         let n = count as f64;
         for (sum, value) in self.progress.sums.iter_mut().zip([losses.total, losses.reconstruction, losses.kl]) {
             *sum += value * n;
@@ -301,7 +307,7 @@ impl Trainer {
     ///
     /// # Errors
     /// When the mean is not finite, or there is no evaluation.
-    pub fn validated(&mut self, evaluations: &[Evaluation]) -> Result<(), TrainingError> {
+    pub fn record_validation(&mut self, evaluations: &[Evaluation]) -> Result<(), TrainingError> {
         if evaluations.is_empty() {
             return Err(ModelError::Input("the validation set is empty".to_owned()).into());
         }
@@ -313,10 +319,10 @@ impl Trainer {
             return Err(self.diverged("the validation ELBO"));
         }
         if self.best.as_ref().is_none_or(|best| elbo > best.elbo) {
-            let (values, statistics) = (self.vae.values.clone(), self.vae.statistics.clone());
-            self.best = Some(Best { epoch: self.progress.epochs + 1, elbo, values, statistics });
+            let [parameters, buffers] = self.vae.values();
+            self.best = Some(Best { epoch: self.progress.epochs + 1, elbo, parameters, buffers });
         }
-        if self.progress.gained.is_none_or(|gained| elbo > gained + self.settings.minimum_gain) {
+        if self.progress.gained.is_none_or(|gained| elbo > gained + self.settings.min_delta) {
             (self.progress.gained, self.progress.without_gain) = (Some(elbo), 0);
         } else {
             self.progress.without_gain += 1;
@@ -346,25 +352,28 @@ impl Trainer {
     /// # Panics
     /// Never.
     pub fn checkpoint(&self) -> Result<Vec<u8>, TrainingError> {
-        let buffers = self.buffers();
-        if !buffers[..2].iter().all(|values| values.iter().all(|value| value.is_finite())) {
+        let [parameters, buffers] = self.vae.values();
+        let [first, second] = self.adam.moments().map_err(ModelError::from)?;
+        if !parameters.iter().chain(&buffers).all(|value| value.is_finite()) {
             return Err(self.diverged("a weight"));
         }
         let header = Header {
             version: VERSION,
             cells: self.cells,
-            trained: self.vae.values.len(),
-            statistics: self.vae.statistics.len(),
-            adam_steps: self.adam.steps,
+            trained: parameters.len(),
+            statistics: buffers.len(),
+            adam_steps: self.adam.steps(),
             progress: self.progress.clone(),
             best: self.best.as_ref().map(|best| (best.epoch, best.elbo)),
         };
+        let best = self.best.iter().flat_map(|best| [&best.parameters[..], &best.buffers]);
+        let all: Vec<&[f32]> = [&parameters[..], &buffers, &first, &second].into_iter().chain(best).collect();
         let header = serde_json::to_vec(&header).expect("plain data");
-        let floats: usize = buffers.iter().map(|values| values.len()).sum();
+        let floats: usize = all.iter().map(|values| values.len()).sum();
         let mut bytes = Vec::with_capacity(8 + header.len() + 4 * floats);
         bytes.extend((header.len() as u64).to_le_bytes());
         bytes.extend(header);
-        for values in buffers {
+        for values in all {
             let start = bytes.len();
             bytes.resize(start + 4 * values.len(), 0);
             for (bytes, value) in bytes[start..].chunks_exact_mut(4).zip(values) {
@@ -372,15 +381,6 @@ impl Trainer {
             }
         }
         Ok(bytes)
-    }
-
-    fn buffers(&self) -> Vec<&[f32]> {
-        let mut buffers: Vec<&[f32]> =
-            vec![&self.vae.values, &self.vae.statistics, &self.adam.first, &self.adam.second];
-        if let Some(best) = &self.best {
-            buffers.extend([&best.values[..], &best.statistics]);
-        }
-        buffers
     }
 
     /// Takes up the state that [`Trainer::checkpoint`] wrote for the same architecture, settings and cells.
@@ -396,7 +396,7 @@ impl Trainer {
         }
         let (header, mut rest) = rest.split_at(length);
         let header: Header = serde_json::from_slice(header).map_err(|error| fail(&error.to_string()))?;
-        let (trained, statistics) = (self.vae.values.len(), self.vae.statistics.len());
+        let [trained, statistics] = self.vae.values().map(|values| values.len());
         let mine = (VERSION, self.cells, trained, statistics);
         if (header.version, header.cells, header.trained, header.statistics) != mine {
             return Err(fail("it is of another training"));
@@ -410,11 +410,12 @@ impl Trainer {
             rest = others;
             mine.chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().expect("four bytes"))).collect()
         };
-        self.vae.values = take(trained);
-        self.vae.statistics = take(statistics);
-        self.adam = Adam { first: take(trained), second: take(trained), steps: header.adam_steps };
+        let (parameters, buffers) = (take(trained), take(statistics));
+        let (first, second) = (take(trained), take(trained));
         self.best =
-            header.best.map(|(epoch, elbo)| Best { epoch, elbo, values: take(trained), statistics: take(statistics) });
+            header.best.map(|(epoch, elbo)| Best { epoch, elbo, parameters: take(trained), buffers: take(statistics) });
+        self.vae.numbers().set_values([&parameters, &buffers]).map_err(ModelError::from)?;
+        self.adam.restore(header.adam_steps, [&first, &second]).map_err(ModelError::from)?;
         self.progress = header.progress;
         self.shuffle();
         Ok(())
@@ -449,7 +450,7 @@ mod tests {
             validation_samples: 2,
             validate_every: 1,
             patience: None,
-            minimum_gain: 0.0,
+            min_delta: 0.0,
         }
     }
 
@@ -471,7 +472,7 @@ mod tests {
                 let images: Vec<f32> = (100..103).flat_map(image).collect();
                 let mut noise: Vec<Rng> = (0..3).map(|cell| trainer.validation_noise(cell)).collect();
                 let evaluations = trainer.model().evaluate(&images, None, 2, &mut noise).unwrap();
-                trainer.validated(&evaluations).unwrap();
+                trainer.record_validation(&evaluations).unwrap();
             }
             Task::Done => return false,
         }
@@ -550,7 +551,7 @@ mod tests {
 
     #[test]
     fn patience_ends_training() {
-        let patient = TrainingSettings { patience: Some(1), minimum_gain: 1e9, ..settings() };
+        let patient = TrainingSettings { patience: Some(1), min_delta: 1e9, ..settings() };
         let mut trainer = Trainer::new(&architecture(), patient, CELLS, 50).unwrap();
         while drive(&mut trainer) {}
         assert_eq!(trainer.metrics().len(), 3);

@@ -1,12 +1,14 @@
 //! A model with its numbers: encoding, decoding, evaluation, gradients.
 
+use candle_core::{Device, Tensor};
+
 use super::{
     Architecture, ModelError, Parameters,
-    layout::Layout,
-    pass::{BlockTape, Conditions, Pass, Workspace},
-    start::start,
+    coder::{Decoder, Encoder, halo, sampled},
+    init::init,
+    layout::slots,
 };
-use crate::nn::{Maps, Rng, Shape};
+use crate::nn::{Backend, Given, Map, ParameterSet, Rng, Shape, Tape, cpu::Cpu, cpu::kl_divergence};
 
 /// What conditions the images of a batch for a target model.
 #[derive(Clone, Copy, Debug)]
@@ -58,39 +60,56 @@ pub struct Losses {
 /// One step's losses and outputs, before its weights change.
 #[derive(Clone, Debug)]
 pub struct Step {
-    /// Losses.
-    pub losses: Losses,
-    /// Latent means, images × latent.
+    /// Losses of each model.
+    pub losses: Vec<Losses>,
+    /// Latent means, models × images × latent.
     pub mu: Vec<f32>,
-    /// Logarithms of the latent variances, images × latent.
+    /// Logarithms of the latent variances, models × images × latent.
     pub logvar: Vec<f32>,
 }
 
-/// A model with its numbers.
+/// What a training pass computed, for losses of one's own.
 #[derive(Clone, Debug)]
-pub struct Vae {
-    architecture: Architecture,
-    layout: Layout,
-    /// Trained numbers and statistics, in the layout's order.
-    pub(super) values: Vec<f32>,
-    pub(super) statistics: Vec<f32>,
+pub struct Forward {
+    /// The images.
+    pub images: Map,
+    /// The reconstructed images.
+    pub reconstructed: Map,
+    /// Latent means.
+    pub mu: Map,
+    /// Logarithms of the latent variances.
+    pub logvar: Map,
 }
 
-/// KL divergence of N(mu, e^logvar) from N(0, 1): −½ (1 + log σ² − μ² − σ²).
-#[must_use]
-pub fn kl_divergence(mu: f32, logvar: f32) -> f64 {
-    let (mu, logvar) = (f64::from(mu), f64::from(logvar));
-    -0.5 * (1.0 + logvar - mu * mu - libm::exp(logvar))
+/// Models of one architecture with their numbers; one model is the ordinary case.
+#[derive(Debug)]
+pub struct Vae {
+    architecture: Architecture,
+    numbers: ParameterSet,
+    encoder: Encoder,
+    decoder: Decoder,
+    /// β of each model.
+    betas: Vec<Option<f64>>,
+}
+
+impl Clone for Vae {
+    /// A copy with numbers of its own.
+    fn clone(&self) -> Self {
+        let copy = Self::zeros(&self.architecture, self.betas.clone()).expect("there is such a model already");
+        let [parameters, buffers] = self.values();
+        copy.numbers.set_values([&parameters, &buffers]).expect("as many numbers");
+        copy
+    }
 }
 
 impl Vae {
-    /// A model before training; see `start` for the distributions.
+    /// A model before training; see `init` for the distributions.
     ///
     /// # Errors
     /// When the architecture is impossible.
     pub fn new(architecture: &Architecture, seed: u64) -> Result<Self, ModelError> {
         architecture.check()?;
-        Self::from_parameters(architecture, &start(architecture, seed))
+        Self::from_parameters(architecture, &init(architecture, seed)?)
     }
 
     /// A model with these numbers.
@@ -98,10 +117,63 @@ impl Vae {
     /// # Errors
     /// When the architecture is impossible or the numbers do not fit it.
     pub fn from_parameters(architecture: &Architecture, parameters: &Parameters) -> Result<Self, ModelError> {
-        let layout = Layout::new(architecture)?;
+        architecture.check()?;
         parameters.check(architecture)?;
-        let (values, statistics) = layout.import(parameters)?;
-        Ok(Self { architecture: architecture.clone(), layout, values, statistics })
+        let vae = Self::zeros(architecture, vec![architecture.beta])?;
+        vae.numbers.import(0, &parameters.0)?;
+        Ok(vae)
+    }
+
+    /// Several models of the same shapes, to be trained together on the same images: each as it would be alone, to the bit. They may
+    /// differ in their numbers and in β.
+    ///
+    /// # Errors
+    /// When there is none, or their shapes differ.
+    pub fn stack(models: &[Self]) -> Result<Self, ModelError> {
+        let shapes = |model: &Self| Architecture { beta: None, ..model.architecture.clone() };
+        let Some(first) = models.first() else {
+            return Err(ModelError::Input("there is no model".to_owned()));
+        };
+        if models.iter().any(|model| shapes(model) != shapes(first) || model.count() != 1) {
+            return Err(ModelError::Architecture("models that are trained together have the same shapes".to_owned()));
+        }
+        let stacked = Self::zeros(&first.architecture, models.iter().map(|model| model.architecture.beta).collect())?;
+        for (number, model) in models.iter().enumerate() {
+            stacked.numbers.import(number, &model.numbers.export(0)?)?;
+        }
+        Ok(stacked)
+    }
+
+    /// One of the models alone, with numbers of its own.
+    ///
+    /// # Errors
+    /// When there is no such model.
+    pub fn model(&self, number: usize) -> Result<Self, ModelError> {
+        let Some(&beta) = self.betas.get(number) else {
+            return Err(ModelError::Input(format!("there is no model {number}")));
+        };
+        let architecture = Architecture { beta, ..self.architecture.clone() };
+        Self::with_numbers(&architecture, vec![beta], self.numbers.model(number)?)
+    }
+
+    fn zeros(architecture: &Architecture, betas: Vec<Option<f64>>) -> Result<Self, ModelError> {
+        let numbers = ParameterSet::zeros(betas.len(), slots(architecture), &Device::Cpu)?;
+        Self::with_numbers(architecture, betas, numbers)
+    }
+
+    fn with_numbers(
+        architecture: &Architecture,
+        betas: Vec<Option<f64>>,
+        numbers: ParameterSet,
+    ) -> Result<Self, ModelError> {
+        let (models, vb) = (betas.len(), numbers.builder());
+        Ok(Self {
+            encoder: Encoder::new(architecture, models, vb.pp("enc"))?,
+            decoder: Decoder::new(architecture, models, vb.pp("dec"))?,
+            architecture: architecture.clone(),
+            numbers,
+            betas,
+        })
     }
 
     /// The architecture.
@@ -110,30 +182,58 @@ impl Vae {
         &self.architecture
     }
 
-    /// The numbers by name.
+    /// How many models; 1 is the ordinary case.
     #[must_use]
-    pub fn parameters(&self) -> Parameters {
-        self.layout.export(&self.values, Some(&self.statistics))
+    pub fn count(&self) -> usize {
+        self.betas.len()
     }
 
-    /// Numbers that belong to the trained ones (gradients, moments), by name.
+    /// The encoder, a candle module.
+    #[must_use]
+    pub fn encoder(&self) -> &Encoder {
+        &self.encoder
+    }
+
+    /// The decoder, a candle module.
+    #[must_use]
+    pub fn decoder(&self) -> &Decoder {
+        &self.decoder
+    }
+
+    /// The numbers as candle's tensors.
+    #[must_use]
+    pub fn numbers(&self) -> &ParameterSet {
+        &self.numbers
+    }
+
+    /// The numbers of the first model by name.
     ///
     /// # Panics
+    /// When there is no memory for a copy.
+    #[must_use]
+    pub fn parameters(&self) -> Parameters {
+        Parameters(self.numbers.export(0).expect("tensors in memory"))
+    }
+
+    /// Numbers that belong to the trained ones (gradients, moments) of the first model, by name.
+    ///
+    /// # Errors
     /// When there are not as many as trained numbers.
-    #[must_use]
-    pub fn named(&self, of_trained: &[f32]) -> Parameters {
-        self.layout.export(of_trained, None)
+    pub fn named(&self, like_trained: &Tensor) -> Result<Parameters, ModelError> {
+        Ok(Parameters(self.numbers.export_like_trained(0, like_trained)?))
     }
 
-    /// The trained numbers, in the order of the gradients.
-    pub fn values_mut(&mut self) -> &mut [f32] {
-        &mut self.values
+    /// A tensor of zeros for the gradients of all trained numbers.
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    pub fn zero_gradients(&self) -> Result<Tensor, ModelError> {
+        Ok(self.numbers.parameters().zeros_like()?)
     }
 
-    /// How many numbers are trained.
-    #[must_use]
-    pub fn trained_count(&self) -> usize {
-        self.layout.trained
+    /// The numbers as they lie: what is trained, and the buffers.
+    pub(super) fn values(&self) -> [Vec<f32>; 2] {
+        self.numbers.values().expect("tensors in memory")
     }
 
     /// The number of images in `images` (N × C × Z × Y × X), and what conditions them, checked.
@@ -186,11 +286,28 @@ impl Vae {
         Ok(count)
     }
 
-    fn conditions(&self, condition: Option<&Condition>, training: bool) -> Option<Conditions> {
-        let sizes: Vec<[usize; 3]> =
-            (0..=self.architecture.levels()).map(|level| self.architecture.size_at(level)).collect();
-        let channels = self.architecture.reference_channels.len();
-        condition.map(|given| Conditions::new(given.reference, given.labels, channels, &sizes, training))
+    fn given(
+        &self,
+        backend: &mut dyn Backend,
+        condition: Option<&Condition>,
+        training: bool,
+    ) -> Result<Option<Given>, ModelError> {
+        let Some(condition) = condition else { return Ok(None) };
+        let sizes = self.architecture.sizes();
+        let shape = Shape::new(condition.labels.len(), sizes[0], self.architecture.reference_channels.len());
+        let reference = backend.upload(condition.reference, shape)?;
+        Ok(Some(sampled(backend, &reference, condition.labels, &sizes, training)?))
+    }
+
+    fn images_shape(&self, count: usize) -> Shape {
+        Shape::new(count, self.architecture.size, self.architecture.image_channels.len())
+    }
+
+    fn one(&self) -> Result<(), ModelError> {
+        if self.count() == 1 {
+            return Ok(());
+        }
+        Err(ModelError::Input("only one model at a time can be evaluated".to_owned()))
     }
 
     /// Latent means and logarithms of variances (images × latent each) of `images`, N × C × Z × Y × X, in evaluation mode.
@@ -198,30 +315,25 @@ impl Vae {
     /// # Errors
     /// When images or condition do not fit the model.
     pub fn encode(&self, images: &[f32], condition: Option<&Condition>) -> Result<(Vec<f32>, Vec<f32>), ModelError> {
-        self.check(Some(images), 0, condition)?;
-        let mut workspace = Workspace::default();
-        let conditions = self.conditions(condition, false);
-        Ok(self.encode_in(images, conditions.as_ref(), &mut workspace))
+        self.one()?;
+        let count = self.check(Some(images), 0, condition)?;
+        let mut cpu = Cpu::default();
+        let given = self.given(&mut cpu, condition, false)?;
+        let mut tape = Tape::new(&mut cpu, false, 1, halo(self.architecture.dimensions));
+        tape.spectral_norm(&self.encoder.layers())?;
+        let images = tape.images(images, self.images_shape(count))?;
+        self.encode_on(&mut tape, &images, given.as_ref())
     }
 
-    fn encode_in(
+    fn encode_on(
         &self,
-        images: &[f32],
-        conditions: Option<&Conditions>,
-        workspace: &mut Workspace,
-    ) -> (Vec<f32>, Vec<f32>) {
-        let mut statistics = self.statistics.clone();
-        let mut pass = Pass::new(&self.layout, &self.values, &mut statistics, false, workspace);
-        let mut maps = image_maps(&self.architecture, images, &mut pass);
-        for block in &self.layout.encoder {
-            let tape = pass.block(block, &maps, conditions);
-            let out = tape.into_out(&mut pass.workspace.pool);
-            pass.workspace.pool.give(std::mem::replace(&mut maps, out));
-        }
-        let (mu, logvar, flat) = pass.heads(&maps);
-        let result = (mu.data().to_vec(), logvar.data().to_vec());
-        [mu, logvar, flat, maps].into_iter().for_each(|maps| pass.workspace.pool.give(maps));
-        result
+        tape: &mut Tape,
+        images: &Map,
+        given: Option<&Given>,
+    ) -> Result<(Vec<f32>, Vec<f32>), ModelError> {
+        let [mu, logvar] = self.encoder.forward(tape, images, given)?;
+        let mut read = |map: &Map| tape.backend().download_vectors(map.kept()?);
+        Ok((read(&mu)?, read(&logvar)?))
     }
 
     /// Images (N × C × Z × Y × X) of latents (N × latent), in evaluation mode.
@@ -229,31 +341,20 @@ impl Vae {
     /// # Errors
     /// When latents or condition do not fit the model.
     pub fn decode(&self, latents: &[f32], condition: Option<&Condition>) -> Result<Vec<f32>, ModelError> {
+        self.one()?;
         let latent = self.architecture.latent;
         if latents.is_empty() || latents.len() % latent != 0 {
             return Err(ModelError::Input(format!("{} numbers are no latents of {latent} each", latents.len())));
         }
-        self.check(None, latents.len() / latent, condition)?;
-        let mut workspace = Workspace::default();
-        let conditions = self.conditions(condition, false);
-        let out = self.decode_in(latents, conditions.as_ref(), &mut workspace);
-        Ok(out.to_channels_first())
-    }
-
-    fn decode_in(&self, latents: &[f32], conditions: Option<&Conditions>, workspace: &mut Workspace) -> Maps {
-        let latent = self.architecture.latent;
-        let mut statistics = self.statistics.clone();
-        let mut pass = Pass::new(&self.layout, &self.values, &mut statistics, false, workspace);
-        let mut vectors = pass.workspace.pool.take(Shape::vectors(latents.len() / latent, latent));
-        vectors.data_mut().copy_from_slice(latents);
-        let start = pass.start(vectors);
-        let mut maps = start.into_out(&mut pass.workspace.pool);
-        for block in &self.layout.decoder {
-            let tape = pass.block(block, &maps, conditions);
-            let out = tape.into_out(&mut pass.workspace.pool);
-            pass.workspace.pool.give(std::mem::replace(&mut maps, out));
-        }
-        maps
+        let count = latents.len() / latent;
+        self.check(None, count, condition)?;
+        let mut cpu = Cpu::default();
+        let given = self.given(&mut cpu, condition, false)?;
+        let mut tape = Tape::new(&mut cpu, false, 1, halo(self.architecture.dimensions));
+        tape.spectral_norm(&self.decoder.layers())?;
+        let z = tape.vectors(latents, Shape::vectors(count, latent))?;
+        let images = self.decoder.forward(&mut tape, &z, given.as_ref())?;
+        Ok(tape.backend().download(images.kept()?)?)
     }
 
     /// What the model says of each image, in evaluation mode: z is drawn `samples` times from the image's own stream of random
@@ -268,6 +369,7 @@ impl Vae {
         samples: usize,
         noise: &mut [Rng],
     ) -> Result<Vec<Evaluation>, ModelError> {
+        self.one()?;
         let count = self.check(Some(images), 0, condition)?;
         if samples == 0 || noise.len() != count {
             return Err(ModelError::Input(format!(
@@ -275,14 +377,15 @@ impl Vae {
                 noise.len()
             )));
         }
-        let mut workspace = Workspace::default();
-        let conditions = self.conditions(condition, false);
-        let (mu, logvar) = self.encode_in(images, conditions.as_ref(), &mut workspace);
+        let mut cpu = Cpu::default();
+        let given = self.given(&mut cpu, condition, false)?;
+        let mut tape = Tape::new(&mut cpu, false, 1, halo(self.architecture.dimensions));
+        tape.spectral_norm(&self.encoder.layers())?;
+        tape.spectral_norm(&self.decoder.layers())?;
+        let images = tape.images(images, self.images_shape(count))?;
+        let (mu, logvar) = self.encode_on(&mut tape, &images, given.as_ref())?;
         let latent = self.architecture.latent;
         let mut errors = vec![0.0; count];
-        let mut original =
-            Maps::zeros(Shape::bare(count, self.architecture.size, self.architecture.image_channels.len()));
-        original.read_channels_first(images);
         for _ in 0..samples {
             let mut latents = mu.clone();
             for (image, rng) in noise.iter_mut().enumerate() {
@@ -290,11 +393,10 @@ impl Vae {
                     latents[at] += libm::expf(0.5 * logvar[at]) * rng.normal() as f32;
                 }
             }
-            let out = self.decode_in(&latents, conditions.as_ref(), &mut workspace);
-            for (error, squared) in errors.iter_mut().zip(squared_errors(&out, &original)) {
-                *error += squared;
-            }
-            workspace.pool.give(out);
+            let z = tape.vectors(&latents, Shape::vectors(count, latent))?;
+            let out = self.decoder.forward(&mut tape, &z, given.as_ref())?;
+            let squared = tape.squared_error(&out, &images, &[1.0])?.flatten_all()?.to_vec1::<f64>()?;
+            errors.iter_mut().zip(squared).for_each(|(error, squared)| *error += squared);
         }
         let image = |image: usize| {
             let range = image * latent..(image + 1) * latent;
@@ -305,38 +407,38 @@ impl Vae {
         Ok((0..count).map(image).collect())
     }
 
-    /// The losses of a training batch and the gradient of the total loss for every trained number; changes the running statistics
-    /// and the vectors u. `noise`: N(0, 1), images × latent.
+    /// The losses of a training batch and the gradient of each model's total loss for every trained number; changes the running
+    /// statistics and the vectors u. `noise`: N(0, 1), models × images × latent. `gradients`: as [`Vae::zero_gradients`].
     ///
     /// # Errors
     /// When images, condition or noise do not fit the model, or a normalisation would have one value a channel.
     pub fn gradients(
-        &mut self,
+        &self,
         images: &[f32],
         condition: Option<&Condition>,
         noise: &[f32],
-        gradients: &mut Vec<f32>,
-        workspace: &mut Workspace,
+        gradients: &Tensor,
+        backend: &mut dyn Backend,
     ) -> Result<Step, ModelError> {
-        self.gradients_and_images(images, condition, noise, gradients, workspace, None)
+        self.gradients_with(images, condition, noise, gradients, backend, |_, _| Ok(()))
     }
 
-    /// As [`Vae::gradients`], and gives the reconstructed images (N × C × Z × Y × X) too.
+    /// As [`Vae::gradients`]; `also` sees what was computed, and can add to what is minimised with [`Tape::minimise`].
     ///
     /// # Errors
-    /// As there.
-    pub fn gradients_and_images(
-        &mut self,
+    /// As there, or when `also` fails.
+    pub fn gradients_with(
+        &self,
         images: &[f32],
         condition: Option<&Condition>,
         noise: &[f32],
-        gradients: &mut Vec<f32>,
-        workspace: &mut Workspace,
-        reconstructed: Option<&mut Vec<f32>>,
+        gradients: &Tensor,
+        backend: &mut dyn Backend,
+        also: impl FnOnce(&mut Tape, &Forward) -> candle_core::Result<()>,
     ) -> Result<Step, ModelError> {
         let count = self.check(Some(images), 0, condition)?;
-        let latent = self.architecture.latent;
-        if noise.len() != count * latent {
+        let (models, latent) = (self.count(), self.architecture.latent);
+        if noise.len() != models * count * latent {
             return Err(ModelError::Input(format!("{} numbers of noise for {count} images of {latent}", noise.len())));
         }
         // The label's normalisation has one value an image, the deepest other one a value a voxel of the grid.
@@ -347,117 +449,35 @@ impl Vae {
                     .to_owned(),
             ));
         }
-        gradients.resize(self.layout.trained, 0.0);
-        let conditions = self.conditions(condition, true);
-        let conditions = conditions.as_ref();
-        let layout = &self.layout;
-        let mut pass = Pass::new(layout, &self.values, &mut self.statistics, true, workspace);
+        let given = self.given(backend, condition, true)?;
+        let mut tape = Tape::new(backend, true, models, halo(self.architecture.dimensions));
+        tape.spectral_norm(&self.encoder.layers())?;
+        tape.spectral_norm(&self.decoder.layers())?;
+        let images = tape.images(images, self.images_shape(count))?;
+        let noise = tape.vectors(noise, Shape::vectors(count, latent).with_models(models))?;
 
-        // Forward.
-        let maps = image_maps(&self.architecture, images, &mut pass);
-        let mut encoder: Vec<BlockTape> = Vec::new();
-        for block in &layout.encoder {
-            let input = encoder.last().map_or(&maps, |tape| &tape.out);
-            encoder.push(pass.block(block, input, conditions));
-        }
-        let last = &encoder.last().expect("at least one level").out;
-        let (mu, logvar, flat) = pass.heads(last);
-        let last_shape = last.shape();
-        let mut vectors = pass.workspace.pool.take(mu.shape());
-        for (at, z) in vectors.data_mut().iter_mut().enumerate() {
-            *z = mu.data()[at] + noise[at] * libm::expf(0.5 * logvar.data()[at]);
-        }
-        let start = pass.start(vectors);
-        let mut decoder: Vec<BlockTape> = Vec::new();
-        for block in &layout.decoder {
-            let input = decoder.last().map_or(&start.out, |tape| &tape.out);
-            decoder.push(pass.block(block, input, conditions));
-        }
-
-        // Losses.
-        let out = &decoder.last().expect("at least one level").out;
+        let [mu, logvar] = self.encoder.forward(&mut tape, &images, given.as_ref())?;
         let n = count as f64;
-        let reconstruction = squared_errors(out, &maps).into_iter().sum::<f64>() / n;
-        let pairs = mu.data().iter().zip(logvar.data());
-        let kl = pairs.map(|(&mu, &logvar)| kl_divergence(mu, logvar)).sum::<f64>() / n;
-        let (by_error, by_kl) = match self.architecture.beta {
-            None => (1.0, 1.0),
-            Some(beta) => (2.0 * (1.0 - beta), 2.0 * beta),
+        let weights =
+            |of: fn(f64) -> f64| -> Vec<f64> { self.betas.iter().map(|beta| beta.map_or(1.0, of) / n).collect() };
+        let (by_error, by_kl) = (weights(|beta| 2.0 * (1.0 - beta)), weights(|beta| 2.0 * beta));
+        let kl = tape.kl(&mu, &logvar, &by_kl)?;
+        let z = tape.reparameterise(&mu, &logvar, &noise)?;
+        let reconstructed = self.decoder.forward(&mut tape, &z, given.as_ref())?;
+        let error = tape.squared_error(&reconstructed, &images, &by_error)?;
+        let forward = Forward { images, reconstructed, mu, logvar };
+        also(&mut tape, &forward)?;
+        let mut read = |map: &Map| tape.backend().download_vectors(map.kept()?);
+        let (mu, logvar) = (read(&forward.mu)?, read(&forward.logvar)?);
+        drop((forward, z, noise, given));
+        tape.backward(gradients)?;
+
+        let (error, kl) = (error.to_vec2::<f64>()?, kl.to_vec1::<f64>()?);
+        let one = |model: usize| {
+            let (reconstruction, kl) = (error[model].iter().sum::<f64>() / n, kl[model] / n);
+            let (by_error, by_kl) = self.betas[model].map_or((1.0, 1.0), |beta| (2.0 * (1.0 - beta), 2.0 * beta));
+            Losses { total: by_error * reconstruction + by_kl * kl, reconstruction, kl }
         };
-        let losses = Losses { total: by_error * reconstruction + by_kl * kl, reconstruction, kl };
-        if let Some(images) = reconstructed {
-            *images = out.to_channels_first();
-        }
-
-        // Backward.
-        let factor = (2.0 * by_error / n) as f32;
-        let mut gradient = pass.workspace.pool.take(out.shape().with_border([0; 3]));
-        gradient.for_each_row(
-            #[inline(always)]
-            |row, gradient| {
-                let pair = out.row(row).iter().zip(maps.row(row));
-                gradient.iter_mut().zip(pair).for_each(|(gradient, (out, image))| *gradient = factor * (out - image));
-            },
-        );
-        for (index, block) in layout.decoder.iter().enumerate().rev() {
-            let tape = decoder.pop().expect("one a block");
-            let input = decoder.last().map_or(&start.out, |tape| &tape.out);
-            debug_assert_eq!(index, decoder.len());
-            let back = pass.block_back(block, input, tape, conditions, gradient, true, gradients);
-            gradient = back.expect("it is wanted");
-        }
-        let to_latent = pass.start_back(&start, gradient, gradients);
-        let (mu_values, logvar_values) = (mu.data().to_vec(), logvar.data().to_vec());
-        let (mut to_mu, mut to_logvar) = (mu, logvar);
-        let by_kl = (by_kl / n) as f32;
-        for at in 0..noise.len() {
-            let (mu, logvar, upstream) = (mu_values[at], logvar_values[at], to_latent.data()[at]);
-            to_mu.data_mut()[at] = upstream + by_kl * mu;
-            to_logvar.data_mut()[at] =
-                upstream * noise[at] * 0.5 * libm::expf(0.5 * logvar) + by_kl * 0.5 * (libm::expf(logvar) - 1.0);
-        }
-        let mut gradient = pass.heads_back(&flat, &to_mu, &to_logvar, last_shape, gradients);
-        [flat, to_mu, to_logvar, to_latent].into_iter().for_each(|maps| pass.workspace.pool.give(maps));
-        let start = start.into_out(&mut pass.workspace.pool);
-        pass.workspace.pool.give(start);
-        for (index, block) in layout.encoder.iter().enumerate().rev() {
-            let tape = encoder.pop().expect("one a block");
-            let input = encoder.last().map_or(&maps, |tape| &tape.out);
-            let back = pass.block_back(block, input, tape, conditions, gradient, index > 0, gradients);
-            let Some(back) = back else { break };
-            gradient = back;
-        }
-        pass.workspace.pool.give(maps);
-        Ok(Step { losses, mu: mu_values, logvar: logvar_values })
+        Ok(Step { losses: (0..models).map(one).collect(), mu, logvar })
     }
-}
-
-/// Σ (a − b)² over each image.
-fn squared_errors(a: &Maps, b: &Maps) -> Vec<f64> {
-    let shape = a.shape();
-    let per_image = shape.rows() / shape.images;
-    let rows = crate::nn::parallel::map(shape.images * shape.size[0], shape.len(), |plane| {
-        let rows = plane * shape.size[1]..(plane + 1) * shape.size[1];
-        rows.map(|row| {
-            let mut lanes = [0.0f32; 16];
-            for (a, b) in a.row(row).chunks(16).zip(b.row(row).chunks(16)) {
-                for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
-                    *lane += (a - b) * (a - b);
-                }
-            }
-            lanes.iter().map(|&lane| f64::from(lane)).sum::<f64>()
-        })
-        .sum::<f64>()
-    });
-    rows.chunks(per_image / shape.size[1]).map(|planes| planes.iter().sum()).collect()
-}
-
-/// The images of a batch with the border that the first convolution wants.
-fn image_maps(architecture: &Architecture, images: &[f32], pass: &mut Pass) -> Maps {
-    let channels = architecture.image_channels.len();
-    let count = images.len() / (channels * architecture.voxels());
-    let border = pass.layout.encoder[0].conv1.window.padding;
-    let mut maps = pass.workspace.pool.take(Shape::bare(count, architecture.size, channels).with_border(border));
-    maps.read_channels_first(images);
-    maps
 }

@@ -1,18 +1,30 @@
-//! Tensor operations that candle lacks or is slow at: plain functions over buffers, forward and backward.
+//! The engine of the networks: candle's tensors, and our own operations, tape and optimiser.
 //!
-//! The two networks are fixed, so their backward pass is written out (in `model`) rather than recorded: buffers are used again,
-//! nothing is kept that can be computed again cheaply, and gradients that nobody needs are not computed.
+//! * [`Shape`], [`Maps`]: images in channels-last order, which own a candle storage.
+//! * [`Convolution`], [`Normalisation`], [`Condition`]: layers, built through candle's `VarBuilder` from [`ParameterSet`].
+//! * [`Tape`]: a model is written forward only, the tape runs it backwards.
+//! * [`Backend`]: what a step needs of a device; [`cpu`] is the processor's.
+//! * [`Adam`]: a `candle_nn::Optimizer` whose state can be kept. [`Rng`]: random numbers that depend on nothing but their key.
+//!
+//! candle 0.11 has no 3D convolution, cannot be extended by operations with a gradient from outside, and keeps its optimiser's state to
+//! itself; therefore these parts are our own.
 
 mod adam;
-mod convolution;
-pub mod kernel;
+pub mod backend;
+pub mod cpu;
+mod layers;
 mod maps;
-pub mod norm;
-pub mod parallel;
+mod parameters;
 mod rng;
-pub mod spectral;
+mod shape;
+mod storage;
+mod tape;
 
 pub use adam::{Adam, AdamParameters};
-pub use convolution::{Direction, Finish, Weights, Window, apply, weight_gradient};
-pub use maps::{Maps, Pool, Shape};
+pub use backend::{Backend, Folded, Given, Normalised, Read, Sampled, Spectral, Term};
+pub use layers::{Activation, Condition, Convolution, Direction, Normalisation, Window};
+pub use maps::Maps;
+pub use parameters::{ParameterSet, Slot};
 pub use rng::Rng;
+pub use shape::Shape;
+pub use tape::{Map, Tape};

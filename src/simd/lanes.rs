@@ -1,14 +1,16 @@
 //! Some numbers in one register, whatever its width.
 
-use super::Instructions;
+use super::{Instructions, Proof};
 
-/// Some channels side by side, as the processor takes them.
+/// Some channels side by side, as the processor takes them. A value exists only where the processor has the instructions.
 pub(crate) trait Lanes: Copy {
+    /// What proves that the processor has the instructions.
+    type Token: Copy;
     const COUNT: usize;
-    fn zero() -> Self;
+    fn zero(token: Self::Token) -> Self;
     /// # Safety
     /// The floats must be readable.
-    unsafe fn load(from: *const f32) -> Self;
+    unsafe fn load(token: Self::Token, from: *const f32) -> Self;
     /// # Safety
     /// The floats must be writable.
     unsafe fn store(self, to: *mut f32);
@@ -23,15 +25,16 @@ pub(crate) trait Lanes: Copy {
 }
 
 impl Lanes for [f32; 8] {
+    type Token = ();
     const COUNT: usize = 8;
 
     #[inline(always)]
-    fn zero() -> Self {
+    fn zero((): ()) -> Self {
         [0.0; 8]
     }
 
     #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self {
+    unsafe fn load((): (), from: *const f32) -> Self {
         // SAFETY: the caller's promise; an array of floats may lie anywhere that a float may.
         unsafe { from.cast::<Self>().read() }
     }
@@ -58,47 +61,52 @@ impl Lanes for [f32; 8] {
     }
 }
 
-/// Lanes of one register; the functions are only reached where the processor has the instructions.
+/// Lanes of one register.
 #[cfg(target_arch = "x86_64")]
 macro_rules! lanes {
-    ($register:ty, $count:literal, $zero:ident, $load:ident, $store:ident, $add:ident, $sub:ident, $mul:ident, $set:ident) => {
-        impl Lanes for $register {
+    ($name:ident, $register:ty, $bits:literal, $count:literal, $zero:ident, $load:ident, $store:ident, $add:ident, $sub:ident, $mul:ident, $set:ident) => {
+        /// A register; one is only made with a proof that the processor has the instructions.
+        #[derive(Clone, Copy)]
+        struct $name($register);
+
+        impl Lanes for $name {
+            type Token = Proof<$bits>;
             const COUNT: usize = $count;
 
             #[inline(always)]
-            fn zero() -> Self {
-                // SAFETY: `with_lanes` chose this type for a processor that has the instructions.
-                unsafe { std::arch::x86_64::$zero() }
+            fn zero(_: Self::Token) -> Self {
+                // SAFETY: the token proves that the processor has the instructions.
+                Self(unsafe { std::arch::x86_64::$zero() })
             }
 
             #[inline(always)]
-            unsafe fn load(from: *const f32) -> Self {
+            unsafe fn load(_: Self::Token, from: *const f32) -> Self {
                 // SAFETY: as above, and the caller's promise.
-                unsafe { std::arch::x86_64::$load(from) }
+                Self(unsafe { std::arch::x86_64::$load(from) })
             }
 
             #[inline(always)]
             unsafe fn store(self, to: *mut f32) {
-                // SAFETY: as above, and the caller's promise.
-                unsafe { std::arch::x86_64::$store(to, self) }
+                // SAFETY: a value was made with the token; and the caller's promise.
+                unsafe { std::arch::x86_64::$store(to, self.0) }
             }
 
             #[inline(always)]
             fn plus(self, other: Self) -> Self {
-                // SAFETY: as above.
-                unsafe { std::arch::x86_64::$add(self, other) }
+                // SAFETY: a value was made with the token.
+                Self(unsafe { std::arch::x86_64::$add(self.0, other.0) })
             }
 
             #[inline(always)]
             fn minus(self, other: Self) -> Self {
                 // SAFETY: as above.
-                unsafe { std::arch::x86_64::$sub(self, other) }
+                Self(unsafe { std::arch::x86_64::$sub(self.0, other.0) })
             }
 
             #[inline(always)]
             fn times(self, factor: f32) -> Self {
                 // SAFETY: as above.
-                unsafe { std::arch::x86_64::$mul(self, std::arch::x86_64::$set(factor)) }
+                Self(unsafe { std::arch::x86_64::$mul(self.0, std::arch::x86_64::$set(factor)) })
             }
         }
     };
@@ -106,7 +114,9 @@ macro_rules! lanes {
 
 #[cfg(target_arch = "x86_64")]
 lanes!(
+    Wide512,
     std::arch::x86_64::__m512,
+    512,
     16,
     _mm512_setzero_ps,
     _mm512_loadu_ps,
@@ -118,7 +128,9 @@ lanes!(
 );
 #[cfg(target_arch = "x86_64")]
 lanes!(
+    Wide256,
     std::arch::x86_64::__m256,
+    256,
     8,
     _mm256_setzero_ps,
     _mm256_loadu_ps,
@@ -131,27 +143,27 @@ lanes!(
 
 /// Work that is done in the widest registers that the processor has. `run` must be `#[inline(always)]`, all the way down.
 pub(crate) trait WithLanes {
-    fn run<L: Lanes>(self);
+    fn run<L: Lanes>(self, token: L::Token);
 }
 
 pub(crate) fn with_lanes(instructions: Instructions, work: impl WithLanes) {
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx512f")]
-        fn widest(work: impl WithLanes) {
-            work.run::<std::arch::x86_64::__m512>();
+        fn widest(work: impl WithLanes, token: Proof<512>) {
+            work.run::<Wide512>(token);
         }
         #[target_feature(enable = "avx2")]
-        fn wide(work: impl WithLanes) {
-            work.run::<std::arch::x86_64::__m256>();
+        fn wide(work: impl WithLanes, token: Proof<256>) {
+            work.run::<Wide256>(token);
         }
         match instructions {
-            // SAFETY: the processor has these instructions.
-            Instructions::Avx512 => return unsafe { widest(work) },
+            // SAFETY: the token proves that the processor has these instructions.
+            Instructions::Avx512(token) => return unsafe { widest(work, token) },
             // SAFETY: as above.
-            Instructions::Avx2 => return unsafe { wide(work) },
+            Instructions::Avx2(token) => return unsafe { wide(work, token) },
             Instructions::Portable => {}
         }
     }
-    work.run::<[f32; 8]>();
+    work.run::<[f32; 8]>(());
 }

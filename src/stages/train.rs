@@ -326,7 +326,7 @@ fn run(params: &TrainParams, inputs: &Inputs, context: &Context, kind: ModelKind
         validation_samples: params.validation_samples,
         validate_every: params.validate_every,
         patience: params.patience,
-        minimum_gain: params.minimum_gain,
+        min_delta: params.minimum_gain,
     };
     if params.batch > train.len() {
         context.note(format!(
@@ -477,7 +477,7 @@ impl<'a> Run<'a> {
             order.send(first).map_err(|_| gone(()))?;
             loop {
                 let batch = batches.recv().map_err(|_| gone(()))??;
-                let ahead = self.trainer.ahead();
+                let ahead = self.trainer.peek_next();
                 let more = ahead.is_some();
                 if let Some(cells) = ahead {
                     order.send(cells).map_err(|_| gone(()))?;
@@ -518,7 +518,7 @@ impl<'a> Run<'a> {
             evaluations.extend(some.map_err(|error| fails(error.into()))?);
             self.between()?;
         }
-        self.trainer.validated(&evaluations).map_err(fails)?;
+        self.trainer.record_validation(&evaluations).map_err(fails)?;
         self.tell("");
         Ok(())
     }

@@ -8,9 +8,7 @@
 mod pickle;
 mod torch_file;
 
-use std::collections::BTreeMap;
-
-use super::{Architecture, ModelKind, Parameters, Tensor};
+use super::{Architecture, ModelError, ModelKind, Parameters};
 pub use pickle::PickleError;
 pub use torch_file::TorchFileError;
 use torch_file::{Array, TorchFile};
@@ -156,37 +154,42 @@ fn permuted(values: &[f32], shape: &[usize], order: &[usize]) -> Option<Vec<f32>
 /// # Errors
 /// See [`ImportError`]. Nothing in the files is executed, and no more memory is taken than the files are long.
 pub fn published(encoder: &[u8], decoder: &[u8], size: Option<[usize; 3]>) -> Result<Parameters, ImportError> {
-    let mut tensors: BTreeMap<String, Tensor> = BTreeMap::new();
+    let mut parameters = Parameters::default();
     for (part, bytes) in [(Part::Encoder, encoder), (Part::Decoder, decoder)] {
         for (name, Array { shape, data }) in read_part(part, bytes)? {
-            tensors.insert(name, Tensor { shape, values: data });
+            parameters.insert(&name, shape, data).map_err(mismatch)?;
         }
     }
-    let mut parameters = Parameters(tensors);
     let facts = Facts::of(&parameters)?;
     if facts.dimensions == 3 {
         let [depth, height, width] = facts.grid(size)?;
         let channels = facts.channels[facts.channels.len() - 1];
-        for (name, tensor) in &mut parameters.0 {
-            let latent = facts.latent;
+        for (name, tensor) in parameters.0.clone() {
+            let (latent, mut own) = (facts.latent, tensor.dims().to_vec());
             let (shape, order): (Vec<usize>, &[usize]) = match name.as_str() {
                 "enc.mu.weight" | "enc.logvar.weight" => {
                     (vec![latent, channels, height, width, depth], &[0, 1, 4, 2, 3])
                 }
                 "dec.fc.weight" => (vec![channels, height, width, depth, latent], &[0, 3, 1, 2, 4]),
                 "dec.fc.bias" | "dec.fc.u" => (vec![channels, height, width, depth], &[0, 3, 1, 2]),
-                _ if tensor.shape.len() == 5 => (tensor.shape.clone(), &[0, 1, 4, 2, 3]),
+                _ if own.len() == 5 => (own.clone(), &[0, 1, 4, 2, 3]),
                 _ => continue,
             };
-            tensor.values = permuted(&tensor.values, &shape, order).ok_or_else(|| {
-                ImportError::Mismatch(format!("`{name}` has the shape {:?}; {shape:?} was expected", tensor.shape))
+            let values = parameters.values(&name).map_err(mismatch)?;
+            let values = permuted(&values, &shape, order).ok_or_else(|| {
+                ImportError::Mismatch(format!("`{name}` has the shape {own:?}; {shape:?} was expected"))
             })?;
-            if tensor.shape.len() == 5 {
-                tensor.shape = order.iter().map(|&axis| shape[axis]).collect();
+            if own.len() == 5 {
+                own = order.iter().map(|&axis| shape[axis]).collect();
             }
+            parameters.insert(&name, own, values).map_err(mismatch)?;
         }
     }
     Ok(parameters)
+}
+
+fn mismatch(error: ModelError) -> ImportError {
+    ImportError::Mismatch(error.to_string())
 }
 
 /// What the shapes of a model's weights say of it.
@@ -229,7 +232,7 @@ impl Facts {
     /// # Errors
     /// [`ImportError::Mismatch`] when tensors are missing that every model has. Whether all fit is for [`Parameters::check`].
     pub fn of(parameters: &Parameters) -> Result<Self, ImportError> {
-        let shape = |name: &str| parameters.0.get(name).map(|tensor| tensor.shape.as_slice());
+        let shape = |name: &str| parameters.0.get(name).map(candle_core::Tensor::dims);
         let axis = |name: &str, axis: usize| {
             let found = shape(name).and_then(|shape| shape.get(axis)).copied().filter(|&side| side > 0);
             found.ok_or_else(|| ImportError::Mismatch(format!("the weights have no proper tensor `{name}`")))
@@ -373,9 +376,11 @@ mod tests {
             beta: None,
             voxel_um: [0.3; 3],
         };
-        let tensor = |shape: Vec<usize>| Tensor { values: vec![0.0; shape.iter().product()], shape };
-        let shapes = architecture.parameter_shapes();
-        let parameters = Parameters(shapes.into_iter().map(|p| (p.name, tensor(p.shape))).collect());
+        let mut parameters = Parameters::default();
+        for described in architecture.parameter_shapes() {
+            let count = described.shape.iter().product();
+            parameters.insert(&described.name, described.shape, vec![0.0; count]).unwrap();
+        }
         let facts = Facts::of(&parameters).unwrap();
         let mut description = Description { size: Some([8, 24, 16]), voxel_um: [0.3; 3], ..Description::default() };
         assert_eq!(facts.architecture(&description).unwrap(), architecture);

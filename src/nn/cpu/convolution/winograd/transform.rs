@@ -57,16 +57,17 @@ pub(super) fn of_outputs<L: Lanes, const M: usize>(outputs: [L; M]) -> [L; SIDE]
 /// Applies a transform along both axes of N × N values, giving K × K.
 #[inline(always)]
 pub(super) fn both<L: Lanes, const N: usize, const K: usize>(
+    token: L::Token,
     values: [[L; N]; N],
     transform: impl Fn([L; N]) -> [L; K],
 ) -> [[L; K]; K] {
-    let mut rows = [[L::zero(); K]; N];
+    let mut rows = [[L::zero(token); K]; N];
     for (row, values) in rows.iter_mut().zip(values) {
         *row = transform(values);
     }
-    let mut out = [[L::zero(); K]; K];
+    let mut out = [[L::zero(token); K]; K];
     for x in 0..K {
-        let mut column = [L::zero(); N];
+        let mut column = [L::zero(token); N];
         for (value, row) in column.iter_mut().zip(&rows) {
             *value = row[x];
         }
@@ -83,6 +84,7 @@ pub(super) fn both<L: Lanes, const N: usize, const K: usize>(
 /// All channels must be readable, and writable at all points.
 #[inline(always)]
 pub(super) unsafe fn to_points<L: Lanes, const N: usize>(
+    token: L::Token,
     voxels: &[[*const f32; N]; N],
     channels: usize,
     out: *mut f32,
@@ -92,13 +94,13 @@ pub(super) unsafe fn to_points<L: Lanes, const N: usize>(
     for channel in (0..channels).step_by(L::COUNT) {
         // SAFETY: the caller's promise.
         unsafe {
-            let mut values = [[L::zero(); N]; N];
+            let mut values = [[L::zero(token); N]; N];
             for (values, voxels) in values.iter_mut().zip(voxels) {
                 for (value, voxel) in values.iter_mut().zip(voxels) {
-                    *value = L::load(voxel.add(channel));
+                    *value = L::load(token, voxel.add(channel));
                 }
             }
-            let points = both(values, &transform);
+            let points = both(token, values, &transform);
             for (point, value) in points.iter().flatten().enumerate() {
                 value.store(out.add(point * apart + channel));
             }

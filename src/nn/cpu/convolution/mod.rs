@@ -11,54 +11,20 @@ mod direct;
 mod winograd;
 
 use super::{
-    kernel::{FEW, LANES},
-    maps::{Maps, Shape},
+    micro_kernel::{FEW, LANES},
+    view::{View, ViewMut},
 };
-
-/// Where a convolution looks: kernel, stride and padding along Z, Y, X.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Window {
-    /// Taps.
-    pub kernel: [usize; 3],
-    /// Stride.
-    pub stride: [usize; 3],
-    /// Zeros on each side.
-    pub padding: [usize; 3],
-}
-
-impl Window {
-    /// A window of these numbers along every axis; in 2D Z is left alone.
-    #[must_use]
-    pub const fn new(dimensions: usize, kernel: usize, stride: usize, padding: usize) -> Self {
-        let (k, s, p) = if dimensions == 3 { (kernel, stride, padding) } else { (1, 1, 0) };
-        Self { kernel: [k, kernel, kernel], stride: [s, stride, stride], padding: [p, padding, padding] }
-    }
-
-    /// The number of taps.
-    #[must_use]
-    pub const fn taps(&self) -> usize {
-        self.kernel[0] * self.kernel[1] * self.kernel[2]
-    }
-}
-
-/// How a window is applied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// As a convolution: output voxel o sees input voxels o·stride + k − padding.
-    Gather,
-    /// As a transposed convolution: input voxel i adds to output voxels i·stride + k − padding.
-    Spread,
-}
+use crate::nn::{Direction, Shape, Window};
 
 /// Weights of a convolution: taps × inputs × outputs, outputs contiguous.
 #[derive(Clone, Copy)]
-pub struct Weights<'a> {
+pub(super) struct Weights<'a> {
     /// The numbers.
-    pub values: &'a [f32],
+    pub(super) values: &'a [f32],
     /// Input channels of the forward pass.
-    pub inputs: usize,
+    pub(super) inputs: usize,
     /// Output channels of the forward pass.
-    pub outputs: usize,
+    pub(super) outputs: usize,
 }
 
 /// The output voxels of one axis that see the same taps.
@@ -78,11 +44,11 @@ struct Lattice {
 fn lattices(kernel: usize, stride: usize, padding: usize, outputs: usize, direction: Direction) -> Vec<Lattice> {
     let signed = |value: usize| isize::try_from(value).expect("sizes of images are small");
     match direction {
-        Direction::Gather => {
+        Direction::Convolution => {
             let taps = (0..kernel).map(|tap| (tap, signed(tap) - signed(padding))).collect();
             vec![Lattice { start: 0, step: 1, count: outputs, input_step: stride, taps }]
         }
-        Direction::Spread => {
+        Direction::Transposed => {
             let class = |start: usize| {
                 let taps = (0..kernel).rev().filter(|tap| (start + padding + kernel * stride - tap) % stride == 0);
                 let taps = taps.map(|tap| (tap, (signed(start + padding) - signed(tap)).div_euclid(signed(stride))));
@@ -118,15 +84,15 @@ impl Roles {
     }
 }
 
-/// What happens to a sum of products: `scale · sum + bias`, put in place of the output or added to it.
+/// What happens to a sum of products: `scale · sum + bias`, written to the output or accumulated in it.
 #[derive(Clone, Copy)]
-pub struct Finish<'a> {
+pub(super) struct Epilogue<'a> {
     /// Factor, 1/σ of spectral normalisation.
-    pub scale: f32,
+    pub(super) scale: f32,
     /// A number for each output channel.
-    pub bias: Option<&'a [f32]>,
+    pub(super) bias: Option<&'a [f32]>,
     /// Whether the result is added to what the output holds.
-    pub add: bool,
+    pub(super) accumulate: bool,
 }
 
 /// What is convolved, and how.
@@ -137,28 +103,28 @@ struct Operands<'a> {
     weights: Weights<'a>,
     transposed: bool,
     roles: Roles,
-    input: &'a Maps,
-    finish: Finish<'a>,
+    input: View<'a>,
+    epilogue: Epilogue<'a>,
 }
 
 /// Applies a window to `input`, giving `output`.
 ///
 /// `direction` is how voxels are seen. `transposed`: sums over the weights' output channels and gives their input
-/// channels, as input gradients do. So a convolution is (`Gather`, false) and its input gradient (`Spread`, true);
-/// a transposed convolution is (`Spread`, false) and its input gradient (`Gather`, true).
+/// channels, as input gradients do. So a convolution is (`Convolution`, false) and its input gradient (`Transposed`, true);
+/// a transposed convolution is (`Transposed`, false) and its input gradient (`Convolution`, true).
 /// `panels` is scratch memory.
 ///
 /// # Panics
-/// When channels do not fit the weights, or the input's border is narrower than the window reaches.
+/// When channels do not fit the weights, or the input's halo is narrower than the window reaches.
 #[expect(clippy::too_many_arguments, reason = "one operation's operands")]
-pub fn apply(
+pub(super) fn apply(
     window: &Window,
     direction: Direction,
     weights: Weights,
     transposed: bool,
-    input: &Maps,
-    output: &mut Maps,
-    finish: Finish,
+    input: View,
+    output: &mut ViewMut,
+    epilogue: Epilogue,
     panels: &mut Vec<f32>,
 ) {
     let (from, to) = (input.shape(), output.shape());
@@ -169,9 +135,27 @@ pub fn apply(
     };
     assert_eq!((from.channels, to.channels, from.images), (roles.summed, roles.lanes, to.images));
     assert_eq!(weights.values.len(), window.taps() * weights.inputs * weights.outputs);
-    let operands = Operands { window, direction, weights, transposed, roles, input, finish };
+    match direction {
+        Direction::Convolution => assert_sizes(window, &from, &to),
+        Direction::Transposed => assert_sizes(window, &to, &from),
+    }
+    let operands = Operands { window, direction, weights, transposed, roles, input, epilogue };
     if !winograd::apply(&operands, output, panels) {
         direct::apply(&operands, output, panels);
+    }
+}
+
+/// Checks that a window fits its two operands: the larger one, and what a convolution makes of it.
+fn assert_sizes(window: &Window, large: &Shape, small: &Shape) {
+    let Window { kernel, stride, padding } = window;
+    for axis in 0..3 {
+        let room = large.size[axis] + 2 * padding[axis];
+        assert!(
+            room >= kernel[axis] && (room - kernel[axis]) / stride[axis] + 1 == small.size[axis],
+            "a window of {kernel:?} taps with stride {stride:?} makes no {:?} voxels of {:?}",
+            small.size,
+            large.size
+        );
     }
 }
 
@@ -181,12 +165,12 @@ pub fn apply(
 /// The sum over voxels is split by the sizes alone, and its parts are added in order.
 ///
 /// # Panics
-/// When sizes do not fit, or a border is narrower than the window reaches.
-pub fn weight_gradient(
+/// When sizes do not fit, or a halo is narrower than the window reaches.
+pub(super) fn weight_gradient(
     window: &Window,
     direction: Direction,
-    input: &Maps,
-    gradient: &Maps,
+    input: View,
+    gradient: View,
     out: &mut [f32],
     scratch: &mut Vec<f32>,
 ) {
@@ -194,8 +178,9 @@ pub fn weight_gradient(
     let (inputs, outputs) = (from.channels, to.channels);
     let length = window.taps() * inputs * outputs;
     assert_eq!((out.len(), from.images), (length, to.images));
-    let reach = |shape: &Shape| (0..3).all(|axis| shape.border[axis] >= window.padding[axis]);
-    assert!(reach(if direction == Direction::Gather { &from } else { &to }), "the border is too narrow");
+    let (large, small) = if direction == Direction::Convolution { (&from, &to) } else { (&to, &from) };
+    assert_sizes(window, large, small);
+    assert!((0..3).all(|axis| large.halo[axis] >= window.padding[axis]), "the halo is too narrow");
     if !winograd::weight_gradient(window, direction, input, gradient, out, scratch) {
         direct::weight_gradient(window, direction, input, gradient, out, scratch);
     }
@@ -204,19 +189,19 @@ pub fn weight_gradient(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::Rng;
+    use crate::nn::{Maps, Rng};
 
-    const PLAIN: Finish<'static> = Finish { scale: 1.0, bias: None, add: false };
+    const PLAIN: Epilogue<'static> = Epilogue { scale: 1.0, bias: None, accumulate: false };
 
     fn random(shape: Shape, rng: &mut Rng) -> Maps {
         let mut maps = Maps::zeros(shape);
         let values: Vec<f32> = (0..shape.voxels() * shape.channels).map(|_| rng.normal() as f32).collect();
-        maps.read_channels_first(&values);
+        maps.of_model_mut(0).read_channels_first(&values);
         maps
     }
 
     /// The channels of a voxel.
-    fn voxel(maps: &Maps, image: usize, at: [usize; 3]) -> &[f32] {
+    fn voxel(maps: View<'_>, image: usize, at: [usize; 3]) -> &[f32] {
         &maps.data()[maps.shape().offset(image, at)..][..maps.shape().channels]
     }
 
@@ -254,56 +239,73 @@ mod tests {
     /// The same for images of a size; says whether the way with fewer products was taken for all passes.
     fn check_size(large: [usize; 3], kernel: usize, stride: usize, inputs: usize, outputs: usize) -> bool {
         let dimensions = if large[0] > 1 { 3 } else { 2 };
-        let window = Window::new(dimensions, kernel, stride, (kernel - 1) / 2);
-        let mut rng = Rng::new(3, "test", kernel as u64);
-        let border = window.padding;
+        let padding = (kernel - 1) / 2;
+        check_window(large, Window::new(dimensions, kernel, stride, padding), inputs, outputs)
+    }
+
+    /// The same for any window.
+    fn check_window(large: [usize; 3], window: Window, inputs: usize, outputs: usize) -> bool {
+        let mut rng = Rng::new(3, "test", window.taps() as u64);
+        // As far as any pass looks: the adjoint of a window without padding looks further than the window.
+        let halo: [usize; 3] = std::array::from_fn(|axis| window.padding[axis].max(window.kernel[axis] - 1));
         let mut fewer = true;
-        let small: [usize; 3] = std::array::from_fn(|axis| large[axis] / window.stride[axis]);
+        let small: [usize; 3] = std::array::from_fn(|axis| {
+            (large[axis] + 2 * window.padding[axis] - window.kernel[axis]) / window.stride[axis] + 1
+        });
         let weights: Vec<f32> = (0..window.taps() * inputs * outputs).map(|_| rng.normal() as f32 * 0.1).collect();
         let weights = Weights { values: &weights, inputs, outputs };
         let bias: Vec<f32> = (0..inputs.max(outputs)).map(|v| v as f32).collect();
         let mut panels = vec![9.0; 10];
         let images = 2;
-        for direction in [Direction::Gather, Direction::Spread] {
-            let (from, to) = if direction == Direction::Gather { (large, small) } else { (small, large) };
-            let x = random(Shape { images, size: from, channels: inputs, border }, &mut rng);
-            let dy = random(Shape { images, size: to, channels: outputs, border }, &mut rng);
-            let (xs, ys) = (Shape::bare(images, from, inputs), Shape::bare(images, to, outputs));
-            let (mut y, mut dx) = (Maps::zeros(ys.with_border(border)), Maps::zeros(xs));
-            let other = if direction == Direction::Gather { Direction::Spread } else { Direction::Gather };
-            let finish = Finish { scale: 0.5, bias: Some(&bias[..outputs]), add: false };
-            apply(&window, direction, weights, false, &x, &mut y, finish, &mut panels);
-            dx.for_each_row(|_, row| row.fill(1.0));
-            let finish = Finish { scale: 2.0, bias: None, add: true };
-            apply(&window, other, weights, true, &dy, &mut dx, finish, &mut panels);
+        for direction in [Direction::Convolution, Direction::Transposed] {
+            let (from, to) = if direction == Direction::Convolution { (large, small) } else { (small, large) };
+            let x = random(Shape::new(images, from, inputs).with_halo(halo), &mut rng);
+            let dy = random(Shape::new(images, to, outputs).with_halo(halo), &mut rng);
+            let (xs, ys) = (Shape::new(images, from, inputs), Shape::new(images, to, outputs));
+            let (mut y, mut dx) = (Maps::zeros(ys.with_halo(halo)), Maps::zeros(xs));
+            let other =
+                if direction == Direction::Convolution { Direction::Transposed } else { Direction::Convolution };
+            let epilogue = Epilogue { scale: 0.5, bias: Some(&bias[..outputs]), accumulate: false };
+            apply(&window, direction, weights, false, x.of_model(0), &mut y.of_model_mut(0), epilogue, &mut panels);
+            dx.data_mut().fill(1.0);
+            let epilogue = Epilogue { scale: 2.0, bias: None, accumulate: true };
+            apply(&window, other, weights, true, dy.of_model(0), &mut dx.of_model_mut(0), epilogue, &mut panels);
             let mut dw = vec![5.0; weights.values.len()];
-            weight_gradient(&window, direction, &x, &dy, &mut dw, &mut vec![3.0; 7]);
+            weight_gradient(&window, direction, x.of_model(0), dy.of_model(0), &mut dw, &mut vec![3.0; 7]);
             let roles = Roles { summed: inputs, lanes: outputs };
-            let operands =
-                Operands { window: &window, direction, weights, transposed: false, roles, input: &x, finish: PLAIN };
+            let operands = Operands {
+                window: &window,
+                direction,
+                weights,
+                transposed: false,
+                roles,
+                input: x.of_model(0),
+                epilogue: PLAIN,
+            };
             let back = Operands {
                 direction: other,
                 transposed: true,
                 roles: Roles { summed: outputs, lanes: inputs },
-                input: &dy,
+                input: dy.of_model(0),
                 ..operands
             };
-            fewer &= winograd::apply(&operands, &mut y.clone(), &mut panels)
-                && winograd::apply(&back, &mut dx.clone(), &mut panels)
-                && winograd::weight_gradient(&window, direction, &x, &dy, &mut dw.clone(), &mut Vec::new());
+            let (x, dy) = (x.of_model(0), dy.of_model(0));
+            fewer &= winograd::apply(&operands, &mut y.clone().of_model_mut(0), &mut panels)
+                && winograd::apply(&back, &mut dx.clone().of_model_mut(0), &mut panels)
+                && winograd::weight_gradient(&window, direction, x, dy, &mut dw.clone(), &mut Vec::new());
 
             let mut wanted_y: Vec<f64> = (0..ys.len()).map(|at| f64::from(bias[at % outputs])).collect();
             let mut wanted_dx = vec![1.0; xs.len()];
             let mut wanted_dw = vec![0.0; dw.len()];
-            let few = Shape::bare(images, small, 1);
+            let few = Shape::new(images, small, 1);
             pairs(&window, &few, |image, small, tap, large| {
-                let (i_at, o_at) = if direction == Direction::Gather { (large, small) } else { (small, large) };
+                let (i_at, o_at) = if direction == Direction::Convolution { (large, small) } else { (small, large) };
                 let inside = |at: [isize; 3], size: [usize; 3]| (0..3).all(|a| at[a] >= 0 && at[a] < size[a] as isize);
                 if !inside(i_at, from) || !inside(o_at, to) {
                     return;
                 }
                 let (i_at_u, o_at_u) = (i_at.map(|v| v as usize), o_at.map(|v| v as usize));
-                let (xs_here, dy_here) = (voxel(&x, image, i_at_u), voxel(&dy, image, o_at_u));
+                let (xs_here, dy_here) = (voxel(x, image, i_at_u), voxel(dy, image, o_at_u));
                 let y_here = &mut wanted_y[ys.offset(image, o_at_u)..][..outputs];
                 let dx_here = &mut wanted_dx[xs.offset(image, i_at_u)..][..inputs];
                 for (i, (dx, x)) in dx_here.iter_mut().zip(xs_here).enumerate() {
@@ -317,7 +319,7 @@ mod tests {
                     }
                 }
             });
-            let inner: Vec<f32> = (0..y.shape().rows()).flat_map(|row| y.row(row).to_vec()).collect();
+            let inner: Vec<f32> = (0..y.shape().rows()).flat_map(|row| y.of_model(0).row(row).to_vec()).collect();
             compare(&inner, &wanted_y);
             compare(dx.data(), &wanted_dx);
             compare(&dw, &wanted_dw);
@@ -335,6 +337,28 @@ mod tests {
             }
         }
         check(2, 3, 1, 70, 64);
+    }
+
+    #[test]
+    fn windows_of_other_shapes_agree_with_plain_loops() {
+        let odd = Window { kernel: [2, 3, 5], stride: [1, 2, 1], padding: [0, 1, 2] };
+        for (inputs, outputs) in [(3, 2), (9, 4), (12, 2), (33, 5)] {
+            check_window([3, 7, 9], odd, inputs, outputs);
+            for padding in [0, 1, 2] {
+                check_window([1, 6, 7], Window::new(2, 3, 1, padding), inputs, outputs);
+                check_window([4, 6, 7], Window::new(3, 3, 1, padding), inputs, outputs);
+            }
+            check_window([1, 7, 8], Window::new(2, 3, 3, 0), inputs, outputs);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "makes no")]
+    fn sizes_that_do_not_fit_are_refused() {
+        let (x, y) = (Maps::zeros(Shape::new(1, [1, 6, 6], 2)), Maps::zeros(Shape::new(1, [1, 6, 6], 3)));
+        let mut out = vec![0.0; 9 * 6];
+        let window = Window::new(2, 3, 1, 0);
+        weight_gradient(&window, Direction::Convolution, x.of_model(0), y.of_model(0), &mut out, &mut Vec::new());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The inner loops under convolutions and linear layers: a small block of sums of products, kept in registers.
+//! The micro-kernels: the inner loops under convolutions and linear layers: a small block of sums of products, kept in registers.
 //!
 //! One primitive serves all: `block[r][v] += Σ_k a_r[k · step_a] · b[k · step_b + v]`, r over a few rows, v over 32 lanes.
 //! In a forward pass the rows are pixels, k runs over taps and input channels, the lanes are output channels; in a weight
@@ -8,27 +8,27 @@
 use crate::simd::Instructions;
 
 /// Lanes of a block: output channels that are computed together.
-pub const LANES: usize = 32;
+pub(super) const LANES: usize = 32;
 /// Rows of a block.
-pub const ROWS: usize = 8;
-/// Sums of one block: row by row.
-pub type Block = [[f32; LANES]; ROWS];
+pub(super) const ROWS: usize = 8;
+/// The accumulators of one block: row by row.
+pub(super) type Accumulators = [[f32; LANES]; ROWS];
 
 /// A stretch of k: where it begins in the rows and in the lanes' operand (in floats), and how long it is.
 #[derive(Clone, Copy, Debug)]
-pub struct Segment {
+pub(super) struct Segment {
     /// Offset to every row's pointer.
-    pub a: isize,
+    pub(super) a: isize,
     /// Offset to the lanes' pointer.
-    pub b: isize,
+    pub(super) b: isize,
     /// Length.
-    pub count: usize,
+    pub(super) count: usize,
 }
 
 /// Output channels at most that [`dots`] is the better way for.
-pub const FEW: usize = 4;
+pub(super) const FEW: usize = 4;
 /// Sums of products for a few output channels: rows × channels.
-pub type FewSums = [[f32; FEW]; ROWS];
+pub(super) type FewSums = [[f32; FEW]; ROWS];
 
 /// Partial sums of one dot product.
 const STRANDS: usize = 16;
@@ -41,8 +41,8 @@ const STRANDS: usize = 16;
 ///
 /// # Safety
 /// For every segment and k below its count, `rows[r] + segment.a + k` and `b + c · step_b + segment.b + k` must be readable for all rows and
-/// channels below `channels` (at most [`FEW`]). The processor must have `instructions`.
-pub unsafe fn dots(
+/// channels below `channels` (at most [`FEW`]).
+pub(super) unsafe fn dots(
     instructions: Instructions,
     rows: &[*const f32; ROWS],
     b: *const f32,
@@ -61,11 +61,11 @@ pub unsafe fn dots(
         unsafe {
             match instructions {
                 #[cfg(target_arch = "x86_64")]
-                Instructions::Avx512 if two => dots_avx512::<2>(rows, b, step_b, segments, &mut strands),
+                Instructions::Avx512(_) if two => dots_avx512::<2>(rows, b, step_b, segments, &mut strands),
                 #[cfg(target_arch = "x86_64")]
-                Instructions::Avx512 => dots_avx512::<1>(rows, b, step_b, segments, &mut strands),
+                Instructions::Avx512(_) => dots_avx512::<1>(rows, b, step_b, segments, &mut strands),
                 #[cfg(target_arch = "x86_64")]
-                Instructions::Avx2 => dots_avx2(rows, b, step_b, 1 + usize::from(two), segments, &mut strands),
+                Instructions::Avx2(_) => dots_avx2(rows, b, step_b, 1 + usize::from(two), segments, &mut strands),
                 Instructions::Portable => dots_portable(rows, b, step_b, 1 + usize::from(two), segments, &mut strands),
             }
         }
@@ -192,12 +192,12 @@ unsafe fn dots_plain(
 ///
 /// # Safety
 /// For every segment and every k below its count, `rows[r] + segment.a + k · step_a` must be readable for all rows, and
-/// `b + segment.b + k · step_b` for `lanes` floats. The processor must have `instructions`.
+/// `b + segment.b + k · step_b` for `lanes` floats.
 #[expect(clippy::too_many_arguments, reason = "the operands of one loop")]
 #[inline]
-pub unsafe fn multiply_add(
+pub(super) unsafe fn multiply_add(
     instructions: Instructions,
-    block: &mut Block,
+    block: &mut Accumulators,
     rows: &[*const f32; ROWS],
     step_a: usize,
     b: *const f32,
@@ -210,13 +210,13 @@ pub unsafe fn multiply_add(
     unsafe {
         match instructions {
             #[cfg(target_arch = "x86_64")]
-            Instructions::Avx512 => match (lanes, step_a) {
+            Instructions::Avx512(_) => match (lanes, step_a) {
                 (LANES, 1) => avx512::<false, true>(block, rows, 1, b, step_b, lanes, segments),
                 (LANES, _) => avx512::<false, false>(block, rows, step_a, b, step_b, lanes, segments),
                 _ => avx512::<true, false>(block, rows, step_a, b, step_b, lanes, segments),
             },
             #[cfg(target_arch = "x86_64")]
-            Instructions::Avx2 => avx2(block, rows, step_a, b, step_b, lanes, segments),
+            Instructions::Avx2(_) => avx2(block, rows, step_a, b, step_b, lanes, segments),
             Instructions::Portable => portable(block, rows, step_a, b, step_b, lanes, segments),
         }
     }
@@ -225,7 +225,7 @@ pub unsafe fn multiply_add(
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
 unsafe fn avx512<const MASKED: bool, const UNIT: bool>(
-    block: &mut Block,
+    block: &mut Accumulators,
     rows: &[*const f32; ROWS],
     step_a: usize,
     b: *const f32,
@@ -275,7 +275,7 @@ unsafe fn avx512<const MASKED: bool, const UNIT: bool>(
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn avx2(
-    block: &mut Block,
+    block: &mut Accumulators,
     rows: &[*const f32; ROWS],
     step_a: usize,
     b: *const f32,
@@ -341,7 +341,7 @@ unsafe fn avx2(
 }
 
 unsafe fn portable(
-    block: &mut Block,
+    block: &mut Accumulators,
     rows: &[*const f32; ROWS],
     step_a: usize,
     b: *const f32,
@@ -381,9 +381,8 @@ mod tests {
             // SAFETY: all addresses lie within 4000 floats.
             let run = |instructions| unsafe { dots(instructions, &rows, b.as_ptr(), 71, channels, &segments) };
             let (best, plain) = (run(Instructions::detect()), run(Instructions::Portable));
-            #[cfg(target_arch = "x86_64")]
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                assert_eq!(run(Instructions::Avx2), best);
+            for instructions in Instructions::available() {
+                assert_eq!(run(instructions), best, "{instructions:?}");
             }
             for row in 0..ROWS {
                 for channel in 0..channels {
@@ -415,10 +414,9 @@ mod tests {
                 block
             };
             let (best, plain) = (run(Instructions::detect()), run(Instructions::Portable));
-            #[cfg(target_arch = "x86_64")]
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                let avx2 = run(Instructions::Avx2);
-                assert_eq!(avx2.map(|r| r[..lanes].to_vec()), best.map(|r| r[..lanes].to_vec()));
+            for instructions in Instructions::available() {
+                let other = run(instructions);
+                assert_eq!(other.map(|r| r[..lanes].to_vec()), best.map(|r| r[..lanes].to_vec()));
             }
             for row in 0..ROWS {
                 for lane in 0..lanes {

@@ -15,11 +15,14 @@ mod transform;
 use std::cell::RefCell;
 
 pub(super) use self::{forward::apply, gradient::weight_gradient};
-use super::{Lattice, Window};
-use crate::nn::{
-    kernel::{Block, LANES, ROWS},
-    maps::Maps,
+use super::{
+    super::{
+        micro_kernel::{Accumulators, LANES, ROWS},
+        view::View,
+    },
+    Lattice,
 };
+use crate::nn::Window;
 
 /// Points along an axis, and of a tile.
 const SIDE: usize = 4;
@@ -101,9 +104,9 @@ fn signed(value: usize) -> isize {
 /// What a patch has outside its image.
 static ZEROS: [f32; SUMMED] = [0.0; SUMMED];
 
-/// Where the voxels of a patch begin, from `first` with `spacing` along Y and X; zeros outside the image and its border.
+/// Where the voxels of a patch begin, from `first` with `spacing` along Y and X; zeros outside the image and its halo.
 fn patch<const N: usize>(
-    maps: &Maps,
+    maps: View,
     image: usize,
     z: isize,
     first: [isize; 2],
@@ -112,12 +115,12 @@ fn patch<const N: usize>(
 ) -> [[*const f32; N]; N] {
     let (shape, data) = (maps.shape(), maps.data());
     let within = |at: isize, length: usize, axis: usize| {
-        let border = signed(shape.border[axis]);
-        at >= -border && at + signed(length) <= signed(shape.size[axis]) + border
+        let halo = signed(shape.halo[axis]);
+        at >= -halo && at + signed(length) <= signed(shape.size[axis]) + halo
     };
     let length = |axis: usize| (N - 1) * spacing[axis] + 1;
     if within(z, 1, 0) && within(first[0], length(0), 1) && within(first[1], length(1), 2) {
-        let at = |at: isize, axis: usize| (at + signed(shape.border[axis])).unsigned_abs();
+        let at = |at: isize, axis: usize| (at + signed(shape.halo[axis])).unsigned_abs();
         let (row, voxel) = (shape.row_pitch(), shape.channels);
         let corner = image * shape.image_pitch()
             + at(z, 0) * shape.plane_pitch()
@@ -130,8 +133,8 @@ fn patch<const N: usize>(
         });
     }
     let inside = |at: isize, axis: usize| {
-        let border = signed(shape.border[axis]);
-        (at >= -border && at < signed(shape.size[axis]) + border).then_some((at + border).unsigned_abs())
+        let halo = signed(shape.halo[axis]);
+        (at >= -halo && at < signed(shape.size[axis]) + halo).then_some((at + halo).unsigned_abs())
     };
     let z = inside(z, 0);
     std::array::from_fn(|y| {
@@ -149,7 +152,7 @@ fn patch<const N: usize>(
 struct Scratch {
     /// Transformed voxels, of one side and the other.
     points: [Vec<f32>; 2],
-    sums: Vec<Block>,
+    sums: Vec<Accumulators>,
 }
 
 thread_local! {
@@ -158,7 +161,7 @@ thread_local! {
 
 impl Scratch {
     /// Room for the floats and blocks asked for.
-    fn reserve(&mut self, points: [usize; 2], blocks: usize) -> ([*mut f32; 2], &mut [Block]) {
+    fn reserve(&mut self, points: [usize; 2], blocks: usize) -> ([*mut f32; 2], &mut [Accumulators]) {
         if self.sums.len() < blocks {
             self.sums.resize(blocks, [[0.0; LANES]; ROWS]);
         }

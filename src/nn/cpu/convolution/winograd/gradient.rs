@@ -8,10 +8,10 @@ use super::{
     transform::{both, of_outputs, of_patch, to_points, to_taps},
 };
 use crate::{
-    nn::{
-        kernel::{Block, LANES, ROWS, Segment, multiply_add},
-        maps::Maps,
+    nn::cpu::{
+        micro_kernel::{Accumulators, LANES, ROWS, Segment, multiply_add},
         parallel,
+        view::View,
     },
     simd::{Instructions, Lanes, WithLanes, with_lanes},
 };
@@ -29,24 +29,24 @@ const APART: usize = TILES * SQUARE + 16;
 pub(in super::super) fn weight_gradient(
     window: &Window,
     direction: Direction,
-    input: &Maps,
-    gradient: &Maps,
+    input: View,
+    gradient: View,
     out: &mut [f32],
     scratch: &mut Vec<f32>,
 ) -> bool {
     let (small, large) = match direction {
-        Direction::Gather => (gradient, input),
-        Direction::Spread => (input, gradient),
+        Direction::Convolution => (gradient, input),
+        Direction::Transposed => (input, gradient),
     };
     let axes: [Lattice; 3] = std::array::from_fn(|axis| {
         let (kernel, stride, padding) = (window.kernel[axis], window.stride[axis], window.padding[axis]);
-        lattices(kernel, stride, padding, small.shape().size[axis], Direction::Gather).remove(0)
+        lattices(kernel, stride, padding, small.shape().size[axis], Direction::Convolution).remove(0)
     });
     let axes: [&Lattice; 3] = std::array::from_fn(|axis| &axes[axis]);
     if !enough(small.shape().channels) || !enough(large.shape().channels) {
         return false;
     }
-    let spread = direction == Direction::Spread;
+    let spread = direction == Direction::Transposed;
     match Class::reach(axes) {
         Some(2) => Gradient::<2, 3>::new(axes, window, small, large, spread).run(out, scratch),
         Some(3) => Gradient::<3, 2>::new(axes, window, small, large, spread).run(out, scratch),
@@ -57,8 +57,8 @@ pub(in super::super) fn weight_gradient(
 /// A weight gradient: at every point the products of the transformed patches of the larger maps with the transformed tiles of the smaller.
 struct Gradient<'a, const R: usize, const M: usize> {
     class: Class,
-    small: &'a Maps,
-    large: &'a Maps,
+    small: View<'a>,
+    large: View<'a>,
     /// Whether the smaller maps are the forward pass's input.
     spread: bool,
     /// Channels of the forward pass's input and output.
@@ -67,7 +67,7 @@ struct Gradient<'a, const R: usize, const M: usize> {
 }
 
 impl<'a, const R: usize, const M: usize> Gradient<'a, R, M> {
-    fn new(axes: [&Lattice; 3], window: &Window, small: &'a Maps, large: &'a Maps, spread: bool) -> Self {
+    fn new(axes: [&Lattice; 3], window: &Window, small: View<'a>, large: View<'a>, spread: bool) -> Self {
         let (few, many) = (small.shape().channels, large.shape().channels);
         let (inputs, outputs) = if spread { (few, many) } else { (many, few) };
         Self { class: Class::new(axes, window, M, 0), small, large, spread, inputs, outputs }
@@ -160,7 +160,7 @@ struct Tiles<'a, const R: usize, const M: usize> {
 
 impl<const R: usize, const M: usize> WithLanes for Tiles<'_, R, M> {
     #[inline(always)]
-    fn run<L: Lanes>(self) {
+    fn run<L: Lanes>(self, token: L::Token) {
         let class = &self.of.class;
         let [z_axis, y_axis, x_axis] = &class.axes;
         let spacing = [y_axis.input_step, x_axis.input_step];
@@ -177,8 +177,8 @@ impl<const R: usize, const M: usize> WithLanes for Tiles<'_, R, M> {
             // SAFETY: the channels are all there; the points have room for so many tiles and channels.
             unsafe {
                 let (large, small) = (large.add(row * SQUARE), small.add(row * SQUARE));
-                to_points::<L, SIDE>(&patch_large, large_channels, large, APART, of_patch);
-                to_points::<L, M>(&patch_small, small_channels, small, APART, of_outputs);
+                to_points::<L, SIDE>(token, &patch_large, large_channels, large, APART, of_patch);
+                to_points::<L, M>(token, &patch_small, small_channels, small, APART, of_outputs);
             }
         }
     }
@@ -191,25 +191,25 @@ struct Taps<'a, const R: usize, const M: usize> {
     /// First input and output channel, and how many of each.
     first: [usize; 2],
     size: [usize; 2],
-    sums: &'a [Block],
+    sums: &'a [Accumulators],
     out: *mut f32,
 }
 
 impl<const R: usize, const M: usize> WithLanes for Taps<'_, R, M> {
     #[inline(always)]
-    fn run<L: Lanes>(self) {
+    fn run<L: Lanes>(self, token: L::Token) {
         let ([input, output], [rows, lanes]) = (self.first, self.size);
         let (row_blocks, lane_blocks) = (rows.div_ceil(ROWS), lanes.div_ceil(LANES));
         for row in 0..rows {
             for lane in (0..lanes).step_by(L::COUNT) {
                 // SAFETY: a row of sums has 32 lanes; the square has these weights to itself.
                 unsafe {
-                    let mut values = [[L::zero(); SIDE]; SIDE];
+                    let mut values = [[L::zero(token); SIDE]; SIDE];
                     for (point, value) in values.iter_mut().flatten().enumerate() {
                         let block = (point * row_blocks + row / ROWS) * lane_blocks + lane / LANES;
-                        *value = L::load(self.sums[block][row % ROWS].as_ptr().add(lane % LANES));
+                        *value = L::load(token, self.sums[block][row % ROWS].as_ptr().add(lane % LANES));
                     }
-                    let of_taps: [[L; R]; R] = both(values, to_taps);
+                    let of_taps: [[L; R]; R] = both(token, values, to_taps);
                     for (value, tap) in of_taps.iter().flatten().zip(&self.stretch.taps) {
                         let place = (tap * self.of.inputs + input + row) * self.of.outputs + output + lane;
                         value.store(self.out.add(place));

@@ -5,9 +5,12 @@ use std::ops::Range;
 use super::super::{Direction, Window};
 use crate::{
     nn::{
-        kernel::{Block, FEW, LANES, ROWS, Segment, multiply_add},
-        maps::{Maps, Shape},
-        parallel,
+        Shape,
+        cpu::{
+            micro_kernel::{Accumulators, FEW, LANES, ROWS, Segment, multiply_add},
+            parallel,
+            view::View,
+        },
     },
     simd::Instructions,
 };
@@ -16,21 +19,22 @@ use crate::{
 pub(in super::super) fn weight_gradient(
     window: &Window,
     direction: Direction,
-    input: &Maps,
-    gradient: &Maps,
+    input: View,
+    gradient: View,
     out: &mut [f32],
     scratch: &mut Vec<f32>,
 ) {
     let (from, to) = (input.shape(), gradient.shape());
     let (inputs, outputs) = (from.channels, to.channels);
     let length = window.taps() * inputs * outputs;
-    let few_lanes = outputs <= FEW && inputs >= 8 && window.stride == [1; 3] && direction == Direction::Gather;
+    let few_lanes = outputs <= FEW && inputs >= 8 && window.stride == [1; 3] && direction == Direction::Convolution;
     // With few output channels the input channels are the lanes, and the taps move the place in the gradient.
-    let plan = if few_lanes && (0..3).all(|axis| to.border[axis] >= window.padding[axis]) {
-        let mirrored: [usize; 3] = std::array::from_fn(|axis| window.kernel[axis] - 1 - window.padding[axis]);
+    let mirrored: [usize; 3] = std::array::from_fn(|axis| (window.kernel[axis] - 1).wrapping_sub(window.padding[axis]));
+    // The mirrored window may look further into the gradient than the window into the input.
+    let plan = if few_lanes && (0..3).all(|axis| to.halo[axis] >= mirrored[axis]) {
         let mut plan = Gradient::new(
             &Window { padding: mirrored, ..*window },
-            Direction::Gather,
+            Direction::Convolution,
             to,
             from,
             gradient.data(),
@@ -102,7 +106,7 @@ impl<'a> Gradient<'a> {
         let mut blocks = Vec::new();
         match direction {
             // Taps move the place in the input: any eight pairs of tap and channel make a block.
-            Direction::Gather => {
+            Direction::Convolution => {
                 let pairs = taps * from.channels;
                 for first in (0..pairs).step_by(ROWS) {
                     let pair = |row: usize| (first + row).min(pairs - 1);
@@ -113,7 +117,7 @@ impl<'a> Gradient<'a> {
                 }
             }
             // Taps move the place in the gradient: the pairs of a block share their tap.
-            Direction::Spread => {
+            Direction::Transposed => {
                 for tap in 0..taps {
                     for channel in (0..from.channels).step_by(ROWS) {
                         let rows = std::array::from_fn(|row| signed((channel + row).min(from.channels - 1)));
@@ -128,8 +132,8 @@ impl<'a> Gradient<'a> {
             }
         }
         let (few, input_step, output_step) = match direction {
-            Direction::Gather => (to, window.stride, [1; 3]),
-            Direction::Spread => (from, [1; 3], window.stride),
+            Direction::Convolution => (to, window.stride, [1; 3]),
+            Direction::Transposed => (from, [1; 3], window.stride),
         };
         Self { few, from, to, input_step, output_step, blocks, input, gradient, mirrored: false, taps }
     }
@@ -163,7 +167,7 @@ impl<'a> Gradient<'a> {
                     let mut products = [[0.0; LANES]; ROWS];
                     let source = self.input.as_ptr();
                     let pointers = block.rows.map(|offset| source.wrapping_offset(offset));
-                    // SAFETY: the borders are as wide as the window reaches, so all voxels of all taps lie inside.
+                    // SAFETY: the halos are as wide as the window reaches, so all voxels of all taps lie inside.
                     unsafe {
                         multiply_add(
                             instructions,
@@ -205,7 +209,7 @@ impl Gradient<'_> {
         block: &GradientBlock,
         lane: usize,
         width: usize,
-        products: &Block,
+        products: &Accumulators,
         sums: *mut f32,
         first: bool,
     ) {

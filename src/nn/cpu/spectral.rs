@@ -11,13 +11,13 @@ use super::{
 
 /// σ and the vectors of one power iteration; constants for the gradient.
 #[derive(Clone, Debug, Default)]
-pub struct Iteration {
+pub(super) struct Iteration {
     /// σ = u'ᵀ W v.
-    pub sigma: f32,
+    pub(super) sigma: f32,
     /// u' = W v / ‖W v‖.
-    pub u: Vec<f32>,
+    pub(super) u: Vec<f32>,
     /// v = Wᵀ u / ‖Wᵀ u‖.
-    pub v: Vec<f32>,
+    pub(super) v: Vec<f32>,
 }
 
 const SMALLEST_NORM: f64 = 1e-12;
@@ -88,7 +88,7 @@ fn sum_of_rows(
 impl Iteration {
     /// One power iteration from `u`. `by_inputs`: the one axis of W is its inputs, else its outputs.
     #[must_use]
-    pub fn new(weights: Weights, by_inputs: bool, u: &[f32]) -> Self {
+    pub(super) fn new(weights: Weights, by_inputs: bool, u: &[f32]) -> Self {
         let inputs = weights.inputs;
         if by_inputs {
             let taps = weights.values.len() / (inputs * weights.outputs);
@@ -116,7 +116,7 @@ impl Iteration {
     }
 
     /// Turns the gradient of W / σ into that of W: (dŴ − (dŴ · Ŵ) u vᵀ) / σ, in place.
-    pub fn gradient(&self, weights: Weights, by_inputs: bool, gradient: &mut [f32]) {
+    pub(super) fn gradient(&self, weights: Weights, by_inputs: bool, gradient: &mut [f32]) {
         let (inputs, outputs, length) = (weights.inputs, weights.outputs, weights.values.len());
         let known = &*gradient;
         let products = parallel::map(PARTS, length, |part| {

@@ -1,15 +1,18 @@
 //! The weights before training.
 
-use super::{Architecture, Parameters, Tensor};
+use super::{Architecture, ModelError, Parameters};
 use crate::nn::Rng;
 
-/// The paper's start: convolution weights N(0, 0.02), BatchNorm weights N(1, 0.02) and biases 0; linear layers and convolution biases
+/// The paper's initial weights: convolution weights N(0, 0.02), BatchNorm weights N(1, 0.02) and biases 0; linear layers and convolution biases
 /// uniform within ±1/√(inputs · taps); u a random unit vector. Every tensor has its own stream of random numbers.
-#[must_use]
-pub(super) fn start(architecture: &Architecture, seed: u64) -> Parameters {
+///
+/// # Errors
+/// When there is no memory for them.
+pub(super) fn init(architecture: &Architecture, seed: u64) -> Result<Parameters, ModelError> {
     let shapes = architecture.parameter_shapes();
     let mut bound = 0.0;
-    let tensors = shapes.into_iter().map(|described| {
+    let mut parameters = Parameters::default();
+    for described in shapes {
         let (name, shape) = (described.name, described.shape);
         let mut rng = Rng::new(seed, &format!("weights {name}"), 0);
         let count: usize = shape.iter().product();
@@ -38,7 +41,7 @@ pub(super) fn start(architecture: &Architecture, seed: u64) -> Parameters {
                 u
             }
         };
-        (name, Tensor { shape, values })
-    });
-    Parameters(tensors.collect())
+        parameters.insert(&name, shape, values)?;
+    }
+    Ok(parameters)
 }

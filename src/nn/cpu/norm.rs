@@ -1,54 +1,54 @@
 //! Batch normalisation, in the pieces that the networks fuse with what stands beside it.
 
 use super::{
-    maps::{Maps, Shape},
     parallel,
+    view::{View, ViewMut},
 };
-use crate::simd;
-
-/// ε of batch normalisation.
-pub const EPSILON: f64 = 1e-5;
-/// Weight of a batch in the running statistics.
-pub const MOMENTUM: f64 = 0.1;
+use crate::{
+    nn::{Normalisation, Shape},
+    simd,
+};
 
 /// Mean and variance (divided by the count) of one channel.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Moments {
+pub(super) struct Moments {
     /// Mean.
-    pub mean: f64,
+    pub(super) mean: f64,
     /// Variance, divided by the number of values.
-    pub variance: f64,
+    pub(super) variance: f64,
 }
 
 impl Moments {
     /// 1 / √(variance + ε).
     #[must_use]
-    pub fn inverse_deviation(&self) -> f64 {
-        1.0 / (self.variance + EPSILON).sqrt()
+    pub(super) fn inverse_deviation(&self) -> f64 {
+        1.0 / (self.variance + Normalisation::EPSILON).sqrt()
     }
 
     /// The running statistics (mean, variance) after a batch of `count` values a channel with these moments.
     #[must_use]
-    pub fn run(&self, mean: f32, variance: f32, count: usize) -> (f32, f32) {
+    pub(super) fn run(&self, mean: f32, variance: f32, count: usize) -> (f32, f32) {
         let unbiased = self.variance * count as f64 / (count as f64 - 1.0);
-        let mix = |old: f32, new: f64| (f64::from(old) * (1.0 - MOMENTUM) + MOMENTUM * new) as f32;
+        let mix = |old: f32, new: f64| {
+            (f64::from(old) * (1.0 - Normalisation::MOMENTUM) + Normalisation::MOMENTUM * new) as f32
+        };
         (mix(mean, self.mean), mix(variance, unbiased))
     }
 }
 
 /// Normalisation as one multiplication and one addition a value, for each channel.
 #[derive(Clone, Debug, Default)]
-pub struct Affine {
+pub(super) struct Affine {
     /// Factors.
-    pub scale: Vec<f32>,
+    pub(super) scale: Vec<f32>,
     /// What is added.
-    pub shift: Vec<f32>,
+    pub(super) shift: Vec<f32>,
 }
 
 impl Affine {
     /// (value − mean) / deviation · weight + bias.
     #[must_use]
-    pub fn new(moments: &[Moments], weight: &[f32], bias: &[f32]) -> Self {
+    pub(super) fn new(moments: &[Moments], weight: &[f32], bias: &[f32]) -> Self {
         let scale: Vec<f32> =
             moments.iter().zip(weight).map(|(m, &w)| (f64::from(w) * m.inverse_deviation()) as f32).collect();
         let shift =
@@ -60,7 +60,7 @@ impl Affine {
 
     /// The numbers repeated so that they fill vector registers; see [`repeat`].
     #[must_use]
-    pub fn repeated(&self) -> Self {
+    pub(super) fn repeated(&self) -> Self {
         Self { scale: repeat(&self.scale), shift: repeat(&self.shift) }
     }
 }
@@ -68,7 +68,7 @@ impl Affine {
 /// A number for each channel, repeated to 16 numbers where 16 is a multiple of their count: rows of few channels
 /// are then worked on in vector registers too.
 #[must_use]
-pub fn repeat<T: Copy>(channels: &[T]) -> Vec<T> {
+pub(super) fn repeat<T: Copy>(channels: &[T]) -> Vec<T> {
     let count = channels.len();
     let times = if count < 16 && 16 % count.max(1) == 0 { 16 / count.max(1) } else { 1 };
     channels.repeat(times)
@@ -82,7 +82,7 @@ const PARTS: usize = 32;
 /// Sums `K` numbers for each channel over all rows of maps of an extent: `add(row number, repeated channels' sums)` adds a row's.
 ///
 /// The split and the order of additions depend on the sizes alone. With `#[inline(always)]`, `add` gets wide vector instructions.
-pub fn sums<const K: usize>(
+pub(super) fn sums<const K: usize>(
     shape: &Shape,
     channels: usize,
     add: impl Fn(usize, &mut [Vec<f32>; K]) + Sync + Send,
@@ -122,7 +122,7 @@ pub fn sums<const K: usize>(
 
 /// Mean and variance of every channel.
 #[must_use]
-pub fn moments(maps: &Maps) -> Vec<Moments> {
+pub(super) fn moments(maps: View) -> Vec<Moments> {
     let shape = maps.shape();
     // Sums are taken about a value of the channel, so that little is lost to cancellation.
     let about = maps.row(0)[..shape.channels].to_vec();
@@ -151,29 +151,46 @@ pub fn moments(maps: &Maps) -> Vec<Moments> {
     first.into_iter().zip(second).zip(about).map(channel).collect()
 }
 
-/// `out = max(0, scale · input + shift)`.
-pub fn affine_relu(input: &Maps, affine: &Affine, out: &mut Maps) {
+/// `out = scale · input + shift`, or `max(0, …)` with `relu`.
+pub(super) fn affine(input: View, affine: &Affine, relu: bool, out: &mut ViewMut) {
     let affine = affine.repeated();
+    // The lowest number that is let through.
+    let floor = if relu { 0.0 } else { f32::NEG_INFINITY };
     out.for_each_row(
         #[inline(always)]
         |row, out| {
             let width = affine.scale.len();
             for (out, input) in out.chunks_mut(width).zip(input.row(row).chunks(width)) {
                 for (((out, input), scale), shift) in out.iter_mut().zip(input).zip(&affine.scale).zip(&affine.shift) {
-                    *out = (input * scale + shift).max(0.0);
+                    *out = (input * scale + shift).max(floor);
                 }
             }
         },
     );
 }
 
+/// The sum of every channel.
+pub(super) fn channel_sums(maps: View) -> Vec<f32> {
+    let [sums] = sums(
+        &maps.shape(),
+        maps.shape().channels,
+        #[inline(always)]
+        |row, [sum]| {
+            for voxels in maps.row(row).chunks(sum.len()) {
+                sum.iter_mut().zip(voxels).for_each(|(sum, value)| *sum += value);
+            }
+        },
+    );
+    sums.into_iter().map(|sum| sum as f32).collect()
+}
+
 /// The gradients of batch normalisation for one layer.
 #[derive(Clone, Debug)]
-pub struct NormGradient {
+pub(super) struct NormGradient {
     /// Of the weights.
-    pub weight: Vec<f32>,
+    pub(super) weight: Vec<f32>,
     /// Of the biases.
-    pub bias: Vec<f32>,
+    pub(super) bias: Vec<f32>,
     /// Gradient of the input = `outer` · gradient + `inner` · input + `constant`, for each channel.
     outer: Vec<f32>,
     inner: Vec<f32>,
@@ -183,7 +200,7 @@ pub struct NormGradient {
 impl NormGradient {
     /// From Σ gradient and Σ gradient · (input − mean) over `count` values a channel.
     #[must_use]
-    pub fn new(moments: &[Moments], weight: &[f32], gradient: &[f64], product: &[f64], count: usize) -> Self {
+    pub(super) fn new(moments: &[Moments], weight: &[f32], gradient: &[f64], product: &[f64], count: usize) -> Self {
         let mut all =
             Self { weight: Vec::new(), bias: Vec::new(), outer: Vec::new(), inner: Vec::new(), constant: Vec::new() };
         for (((moments, &weight), &gradient), &product) in moments.iter().zip(weight).zip(gradient).zip(product) {
@@ -203,7 +220,12 @@ impl NormGradient {
 /// Σ gradient and Σ gradient · (input − mean) of every channel. With `affine`, the gradient counts only where
 /// `scale · input + shift > 0`: batch normalisation followed by ReLU.
 #[must_use]
-pub fn gradient_sums(gradient: &Maps, input: &Maps, moments: &[Moments], affine: Option<&Affine>) -> [Vec<f64>; 2] {
+pub(super) fn gradient_sums(
+    gradient: View,
+    input: View,
+    moments: &[Moments],
+    affine: Option<&Affine>,
+) -> [Vec<f64>; 2] {
     let shape = input.shape();
     let mean = repeat(&moments.iter().map(|m| m.mean as f32).collect::<Vec<_>>());
     let width = mean.len();
@@ -234,41 +256,37 @@ pub fn gradient_sums(gradient: &Maps, input: &Maps, moments: &[Moments], affine:
     )
 }
 
-/// The gradient of the normalisation's input, in place of the gradient of its output.
-pub fn propagate_in_place(gradient: &mut Maps, input: &Maps, of: &NormGradient, affine: &Affine) {
+/// The gradient of the normalisation's input, from the gradient of its output: `gradient`, or else what stands in `out`. With `affine`, a
+/// ReLU follows the normalisation.
+pub(super) fn propagate(
+    gradient: Option<View>,
+    input: View,
+    of: &NormGradient,
+    affine: Option<&Affine>,
+    out: &mut ViewMut,
+) {
     let (outer, inner, constant) = (repeat(&of.outer), repeat(&of.inner), repeat(&of.constant));
-    let affine = affine.repeated();
-    let width = outer.len();
-    gradient.for_each_row(
-        #[inline(always)]
-        |row, gradient| {
-            for (gradient, input) in gradient.chunks_mut(width).zip(input.row(row).chunks(width)) {
-                let numbers = outer.iter().zip(&inner).zip(&constant).zip(affine.scale.iter().zip(&affine.shift));
-                for ((gradient, input), (((outer, inner), constant), (scale, shift))) in
-                    gradient.iter_mut().zip(input).zip(numbers)
-                {
-                    let kept = if input * scale + shift > 0.0 { *gradient } else { 0.0 };
-                    *gradient = outer * kept + inner * input + constant;
-                }
-            }
-        },
-    );
-}
-
-/// The gradient of the normalisation's input, without a ReLU behind it.
-pub fn propagate(gradient: &Maps, input: &Maps, of: &NormGradient, out: &mut Maps) {
-    let (outer, inner, constant) = (repeat(&of.outer), repeat(&of.inner), repeat(&of.constant));
+    let affine = affine.map(Affine::repeated);
     let width = outer.len();
     out.for_each_row(
         #[inline(always)]
         |row, out| {
-            let rows = out.chunks_mut(width).zip(gradient.row(row).chunks(width)).zip(input.row(row).chunks(width));
-            for ((out, gradient), input) in rows {
+            if let Some(gradient) = gradient {
+                out.copy_from_slice(gradient.row(row));
+            }
+            for (out, input) in out.chunks_mut(width).zip(input.row(row).chunks(width)) {
                 let numbers = outer.iter().zip(&inner).zip(&constant);
-                for (((out, gradient), input), ((outer, inner), constant)) in
-                    out.iter_mut().zip(gradient).zip(input).zip(numbers)
-                {
-                    *out = outer * gradient + inner * input + constant;
+                let places = out.iter_mut().zip(input).zip(numbers);
+                if let Some(affine) = &affine {
+                    let affine = affine.scale.iter().zip(&affine.shift);
+                    for (((out, input), ((outer, inner), constant)), (scale, shift)) in places.zip(affine) {
+                        let kept = if input * scale + shift > 0.0 { *out } else { 0.0 };
+                        *out = outer * kept + inner * input + constant;
+                    }
+                } else {
+                    for ((out, input), ((outer, inner), constant)) in places {
+                        *out = outer * *out + inner * input + constant;
+                    }
                 }
             }
         },
@@ -278,12 +296,12 @@ pub fn propagate(gradient: &Maps, input: &Maps, of: &NormGradient, out: &mut Map
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::Rng;
+    use crate::nn::{Maps, Rng};
 
     fn random(shape: Shape, rng: &mut Rng) -> Maps {
         let mut maps = Maps::zeros(shape);
         let values: Vec<f32> = (0..shape.voxels() * shape.channels).map(|_| rng.normal() as f32 + 2.0).collect();
-        maps.read_channels_first(&values);
+        maps.of_model_mut(0).read_channels_first(&values);
         maps
     }
 
@@ -296,7 +314,8 @@ mod tests {
             let mean = column.iter().sum::<f64>() / count;
             let variance = column.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / count;
             for (value, upstream) in column.iter().zip(upstream.iter().skip(channel).step_by(channels)) {
-                total += upstream * ((value - mean) / (variance + EPSILON).sqrt() * weight + bias).max(0.0);
+                total +=
+                    upstream * ((value - mean) / (variance + Normalisation::EPSILON).sqrt() * weight + bias).max(0.0);
             }
         }
         total
@@ -306,15 +325,19 @@ mod tests {
     fn gradients_agree_with_finite_differences() {
         for channels in [1, 2, 3, 16, 20] {
             let mut rng = Rng::new(5, "test", 0);
-            let shape = Shape::bare(2, [2, 3, 5], channels);
+            let shape = Shape::new(2, [2, 3, 5], channels);
             let (input, upstream) = (random(shape, &mut rng), random(shape, &mut rng));
             let (weight, bias) = (1.3, 0.1);
-            let moments = moments(&input);
+            let moments = moments(input.of_model(0));
             let affine = Affine::new(&moments, &vec![weight; channels], &vec![bias; channels]);
-            let [gradient, product] = gradient_sums(&upstream, &input, &moments, Some(&affine));
+            let [gradient, product] = gradient_sums(upstream.of_model(0), input.of_model(0), &moments, Some(&affine));
             let of = NormGradient::new(&moments, &vec![weight; channels], &gradient, &product, shape.voxels());
             let mut result = upstream.clone();
-            propagate_in_place(&mut result, &input, &of, &affine);
+            propagate(None, input.of_model(0), &of, Some(&affine), &mut result.of_model_mut(0));
+            let mut other = upstream.clone();
+            let from = Some(upstream.of_model(0));
+            propagate(from, input.of_model(0), &of, Some(&affine), &mut other.of_model_mut(0));
+            assert_eq!(other.data(), result.data());
 
             let wide = |maps: &Maps| maps.data().iter().map(|&v| f64::from(v)).collect::<Vec<_>>();
             let (x, up) = (wide(&input), wide(&upstream));

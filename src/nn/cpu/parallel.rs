@@ -22,7 +22,7 @@ impl Shared {
 }
 
 /// Runs `task(0..count)`, in any order, on all threads.
-pub fn for_each(count: usize, task: impl Fn(usize) + Sync + Send) {
+pub(super) fn for_each(count: usize, task: impl Fn(usize) + Sync + Send) {
     if count <= 1 {
         (0..count).for_each(task);
     } else {
@@ -32,14 +32,14 @@ pub fn for_each(count: usize, task: impl Fn(usize) + Sync + Send) {
 
 /// Into how many parts work on so many floats is split, at most `most`: a part that is too small costs more to hand over than to do.
 #[must_use]
-pub fn parts(floats: usize, most: usize) -> usize {
+pub(super) fn parts(floats: usize, most: usize) -> usize {
     /// What one core reads in some microseconds.
     const FEWEST: usize = 8 << 10;
     (floats / FEWEST).clamp(1, most.max(1))
 }
 
 /// The results of `task(0..count)` in order, computed on all threads, or on this one if all of it is work on only so few `floats`.
-pub fn map<T: Send>(count: usize, floats: usize, task: impl Fn(usize) -> T + Sync + Send) -> Vec<T> {
+pub(super) fn map<T: Send>(count: usize, floats: usize, task: impl Fn(usize) -> T + Sync + Send) -> Vec<T> {
     if parts(floats, count) == 1 {
         return (0..count).map(task).collect();
     }
@@ -48,7 +48,7 @@ pub fn map<T: Send>(count: usize, floats: usize, task: impl Fn(usize) -> T + Syn
 
 /// Part `index` of `parts` nearly equal parts of 0..`count`.
 #[must_use]
-pub fn part(count: usize, parts: usize, index: usize) -> std::ops::Range<usize> {
+pub(super) fn part(count: usize, parts: usize, index: usize) -> std::ops::Range<usize> {
     count * index / parts..count * (index + 1) / parts
 }
 

@@ -1,4 +1,4 @@
-//! Without unfolding: each tile of eight output voxels by 32 output channels is one call of the [kernel](crate::nn::kernel), which
+//! Without unfolding: each tile of eight output voxels by 32 output channels is one call of the [micro-kernel](crate::nn::cpu::micro_kernel), which
 //! reads the input where it lies.
 
 mod gradient;
@@ -7,12 +7,15 @@ use std::ops::Range;
 
 pub(super) use gradient::weight_gradient;
 
-use super::{Direction, Finish, Operands, Roles, Weights, Window, lattices};
+use super::{Direction, Epilogue, Operands, Roles, Weights, Window, lattices};
 use crate::{
     nn::{
-        kernel::{LANES, ROWS, Segment, dots, multiply_add},
-        maps::{Maps, Shape},
-        parallel::{self, Shared},
+        Shape,
+        cpu::{
+            micro_kernel::{LANES, ROWS, Segment, dots, multiply_add},
+            parallel::{self, Shared},
+            view::ViewMut,
+        },
     },
     simd::Instructions,
 };
@@ -158,8 +161,8 @@ const PANEL_FLOATS: usize = 96 * 1024;
 const TASK_WORK: usize = 2 << 20;
 
 /// See [`super::apply`].
-pub(super) fn apply(operands: &Operands, output: &mut Maps, panels: &mut Vec<f32>) {
-    let Operands { window, direction, weights, transposed, roles, input, finish } = *operands;
+pub(super) fn apply(operands: &Operands, output: &mut ViewMut, panels: &mut Vec<f32>) {
+    let Operands { window, direction, weights, transposed, roles, input, epilogue } = *operands;
     let (from, to) = (input.shape(), output.shape());
     let classes = classes(window, direction, &from, &to, roles);
     for class in &classes {
@@ -183,7 +186,7 @@ pub(super) fn apply(operands: &Operands, output: &mut Maps, panels: &mut Vec<f32
         let class = &classes[*class];
         let panel = &panels[class.panel + block * class.taps.len() * roles.summed * roles.width()..];
         let tile = Tile { instructions, class, from: &from, to: &to, source, panel, out: shared, roles };
-        tile.run(voxels.clone(), block * LANES, finish);
+        tile.run(voxels.clone(), block * LANES, epilogue);
     });
 }
 
@@ -196,8 +199,8 @@ fn assert_reach(class: &Class, input: &Shape) {
     let last_voxel = signed(input.offset(input.images.saturating_sub(1), last));
     assert!(
         class.count.contains(&0) || (first_voxel + low >= 0 && last_voxel + high <= signed(input.len())),
-        "the border of {:?} voxels is narrower than the window reaches",
-        input.border
+        "the halo of {:?} voxels is narrower than the window reaches",
+        input.halo
     );
 }
 
@@ -214,23 +217,23 @@ struct Tile<'a> {
 
 impl Tile<'_> {
     /// Computes a stretch of the class's voxels (counted over images, z, y, x) for the 32 channels from `lane`.
-    fn run(&self, voxels: Range<usize>, lane: usize, finish: Finish) {
+    fn run(&self, voxels: Range<usize>, lane: usize, epilogue: Epilogue) {
         let class = self.class;
         let width = (self.to.channels - lane).min(LANES);
         let per_group = (PANEL_FLOATS / class.segments.first().map_or(1, |s| s.count * LANES).max(1)).max(1);
         for (group, segments) in class.segments.chunks(per_group).enumerate() {
-            let bias = finish.bias.filter(|_| group == 0).map(|bias| &bias[lane..lane + width]);
-            let finish = Finish { bias, add: finish.add || group > 0, ..finish };
+            let bias = epilogue.bias.filter(|_| group == 0).map(|bias| &bias[lane..lane + width]);
+            let epilogue = Epilogue { bias, accumulate: epilogue.accumulate || group > 0, ..epilogue };
             let mut next = voxels.clone();
             while !next.is_empty() {
                 let count = next.len().min(ROWS);
-                self.one(next.start, count, lane, width, segments, finish);
+                self.one(next.start, count, lane, width, segments, epilogue);
                 next.start += count;
             }
         }
     }
 
-    fn one(&self, first: usize, count: usize, lane: usize, width: usize, segments: &[Segment], finish: Finish) {
+    fn one(&self, first: usize, count: usize, lane: usize, width: usize, segments: &[Segment], epilogue: Epilogue) {
         let class = self.class;
         let [depth, height, across] = class.count;
         let mut inputs = [0; ROWS];
@@ -258,7 +261,8 @@ impl Tile<'_> {
         for row in count..ROWS {
             inputs[row] = inputs[0];
         }
-        let rows = inputs.map(|offset| self.source[offset..].as_ptr());
+        // Segments begin before these places too, so the pointers are those of the whole buffer.
+        let rows = inputs.map(|offset| self.source.as_ptr().wrapping_add(offset));
         if self.roles.few() {
             let (panel, step) = (self.panel.as_ptr(), class.taps.len() * self.roles.summed);
             // SAFETY: as below.
@@ -266,7 +270,7 @@ impl Tile<'_> {
             for (sums, offset) in sums.iter().zip(outputs).take(count) {
                 // SAFETY: as below.
                 let out = unsafe { std::slice::from_raw_parts_mut(self.out.pointer().add(offset), width) };
-                write(out, &sums[..width], finish);
+                write(out, &sums[..width], epilogue);
             }
             return;
         }
@@ -278,21 +282,21 @@ impl Tile<'_> {
         for (sums, offset) in block.iter().zip(outputs).take(count) {
             // SAFETY: voxels and channels of different tasks lie apart, and inside the output.
             let out = unsafe { std::slice::from_raw_parts_mut(self.out.pointer().add(offset), width) };
-            write(out, &sums[..width], finish);
+            write(out, &sums[..width], epilogue);
         }
     }
 }
 
 #[inline]
-fn write(out: &mut [f32], sums: &[f32], finish: Finish) {
-    match (finish.bias, finish.add) {
-        (None, false) => out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum * finish.scale),
-        (None, true) => out.iter_mut().zip(sums).for_each(|(out, sum)| *out += sum * finish.scale),
+fn write(out: &mut [f32], sums: &[f32], epilogue: Epilogue) {
+    match (epilogue.bias, epilogue.accumulate) {
+        (None, false) => out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum * epilogue.scale),
+        (None, true) => out.iter_mut().zip(sums).for_each(|(out, sum)| *out += sum * epilogue.scale),
         (Some(bias), false) => {
-            out.iter_mut().zip(sums).zip(bias).for_each(|((out, sum), bias)| *out = sum * finish.scale + bias);
+            out.iter_mut().zip(sums).zip(bias).for_each(|((out, sum), bias)| *out = sum * epilogue.scale + bias);
         }
         (Some(bias), true) => {
-            out.iter_mut().zip(sums).zip(bias).for_each(|((out, sum), bias)| *out += sum * finish.scale + bias);
+            out.iter_mut().zip(sums).zip(bias).for_each(|((out, sum), bias)| *out += sum * epilogue.scale + bias);
         }
     }
 }

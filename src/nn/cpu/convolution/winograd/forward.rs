@@ -9,9 +9,12 @@ use super::{
 };
 use crate::{
     nn::{
-        kernel::{Block, LANES, ROWS, Segment, multiply_add},
-        maps::{Maps, Shape},
-        parallel::{self, Shared},
+        Shape,
+        cpu::{
+            micro_kernel::{Accumulators, LANES, ROWS, Segment, multiply_add},
+            parallel::{self, Shared},
+            view::ViewMut,
+        },
     },
     simd::{Instructions, Lanes, WithLanes, with_lanes},
 };
@@ -36,7 +39,7 @@ fn worth(axes: [&Lattice; 3], images: usize, roles: Roles) -> Option<usize> {
 }
 
 /// As [`super::super::apply`], if that is worth while; says whether it was.
-pub(in super::super) fn apply(operands: &Operands, output: &mut Maps, panels: &mut Vec<f32>) -> bool {
+pub(in super::super) fn apply(operands: &Operands, output: &mut ViewMut, panels: &mut Vec<f32>) -> bool {
     let Operands { window, direction, roles, .. } = *operands;
     let shape = output.shape();
     let axes: [Vec<Lattice>; 3] = std::array::from_fn(|axis| {
@@ -87,14 +90,14 @@ struct Pack<'a, const R: usize> {
 
 impl<const R: usize> WithLanes for Pack<'_, R> {
     #[inline(always)]
-    fn run<L: Lanes>(self) {
+    fn run<L: Lanes>(self, token: L::Token) {
         for place in (0..self.summed * LANES).step_by(L::COUNT) {
             let mut voxels = [[self.taps.as_ptr(); R]; R];
             for (tap, voxel) in voxels.iter_mut().flatten().enumerate() {
                 *voxel = self.taps[tap * SOME * LANES + place..].as_ptr();
             }
             // SAFETY: the taps have so many channels and lanes, the panels have room.
-            unsafe { to_points::<L, R>(&voxels, L::COUNT, self.out.add(place), self.apart, of_taps) };
+            unsafe { to_points::<L, R>(token, &voxels, L::COUNT, self.out.add(place), self.apart, of_taps) };
         }
     }
 }
@@ -103,7 +106,12 @@ impl<const R: usize> WithLanes for Pack<'_, R> {
 struct Forward<'a>(&'a Operands<'a>);
 
 impl Forward<'_> {
-    fn run<const R: usize, const M: usize>(&self, axes: &[Vec<Lattice>; 3], output: &mut Maps, panels: &mut Vec<f32>) {
+    fn run<const R: usize, const M: usize>(
+        &self,
+        axes: &[Vec<Lattice>; 3],
+        output: &mut ViewMut,
+        panels: &mut Vec<f32>,
+    ) {
         let roles = self.0.roles;
         let blocks = roles.lanes.div_ceil(LANES);
         let mut classes = Vec::new();
@@ -214,7 +222,7 @@ impl Forward<'_> {
         blocks: Range<usize>,
         panels: &[f32],
         points: *mut f32,
-        sums: &mut [Block],
+        sums: &mut [Accumulators],
     ) {
         let instructions = Instructions::detect();
         let summed = self.0.roles.summed;
@@ -263,7 +271,7 @@ struct Patches<'a> {
 
 impl WithLanes for Patches<'_> {
     #[inline(always)]
-    fn run<L: Lanes>(self) {
+    fn run<L: Lanes>(self, token: L::Token) {
         let [z_axis, y_axis, x_axis] = &self.class.axes;
         let spacing = [y_axis.input_step, x_axis.input_step];
         let per_tile = [y_axis, x_axis].map(|axis| axis.input_step * (SIDE + 1 - axis.taps.len() / axis.input_step));
@@ -274,7 +282,7 @@ impl WithLanes for Patches<'_> {
             let corner = [from[1] + signed(y * per_tile[0]), from[2] + signed(x * per_tile[1])];
             let voxels = patch::<SIDE>(self.of.input, image, z, corner, spacing, self.first);
             // SAFETY: the channels are all there; the points have room for so many tiles and channels.
-            unsafe { to_points::<L, SIDE>(&voxels, self.count, self.points.add(row * SUMMED), APART, of_patch) };
+            unsafe { to_points::<L, SIDE>(token, &voxels, self.count, self.points.add(row * SUMMED), APART, of_patch) };
         }
     }
 }
@@ -285,17 +293,17 @@ struct Put<'a, const M: usize> {
     class: &'a Class,
     tiles: Range<usize>,
     blocks: Range<usize>,
-    sums: &'a [Block],
+    sums: &'a [Accumulators],
     shape: Shape,
     out: Shared,
 }
 
 impl<const M: usize> WithLanes for Put<'_, M> {
     #[inline(always)]
-    fn run<L: Lanes>(self) {
+    fn run<L: Lanes>(self, token: L::Token) {
         let Self { class, shape, .. } = self;
         let [z_axis, y_axis, x_axis] = &class.axes;
-        let (some, finish) = (self.blocks.len(), self.of.finish);
+        let (some, epilogue) = (self.blocks.len(), self.of.epilogue);
         let zeros = [0.0; LANES];
         for (row, tile) in self.tiles.enumerate() {
             let [image, z, y, x] = class.tile(tile);
@@ -311,23 +319,23 @@ impl<const M: usize> WithLanes for Put<'_, M> {
             for (index, block) in self.blocks.clone().enumerate() {
                 let first = block * LANES;
                 let width = LANES.min(shape.channels - first);
-                let bias = finish.bias.map_or(&zeros[..width], |bias| &bias[first..first + width]);
+                let bias = epilogue.bias.map_or(&zeros[..width], |bias| &bias[first..first + width]);
                 let sums = |point: usize| self.sums[block_place(point, some, index, row / ROWS)][row % ROWS].as_ptr();
                 for lane in (0..width).step_by(L::COUNT) {
                     // SAFETY: a row of sums has 32 lanes; voxels and channels of different tasks lie apart, and inside the output.
                     unsafe {
-                        let mut values = [[L::zero(); SIDE]; SIDE];
+                        let mut values = [[L::zero(token); SIDE]; SIDE];
                         for (point, value) in values.iter_mut().flatten().enumerate() {
-                            *value = L::load(sums(point).add(lane));
+                            *value = L::load(token, sums(point).add(lane));
                         }
-                        let outputs: [[L; M]; M] = both(values, to_outputs);
-                        let bias = L::load(bias.as_ptr().add(lane));
+                        let outputs: [[L; M]; M] = both(token, values, to_outputs);
+                        let bias = L::load(token, bias.as_ptr().add(lane));
                         let corner = self.out.pointer().add(corner + first + lane);
                         for (y, outputs) in outputs.iter().enumerate().take(rows) {
                             for (x, sum) in outputs.iter().enumerate().take(columns) {
                                 let place = corner.add(y * down + x * along);
-                                let value = sum.times(finish.scale).plus(bias);
-                                let value = if finish.add { L::load(place).plus(value) } else { value };
+                                let value = sum.times(epilogue.scale).plus(bias);
+                                let value = if epilogue.accumulate { L::load(token, place).plus(value) } else { value };
                                 value.store(place);
                             }
                         }
