@@ -24,9 +24,11 @@ pub(super) struct ImportCells;
 pub(super) struct ImportCellsParams {
     /// Size of each cell's image in voxels: Z, Y, X.
     #[serde(default = "default_size")]
+    #[schemars(inner(range(max = 4096)))]
     size: [usize; 3],
     /// Side of a voxel of the cells' images in µm.
     #[serde(default = "default_voxel")]
+    #[schemars(range(max = 1000.0))]
     voxel_size: f64,
     /// Side of a voxel of the files in µm, or its sides: Z, Y, X. By default what the manifest's scale column or the files say; aligned
     /// images that say nothing have voxels of `voxel-size`.
@@ -47,6 +49,9 @@ fn default_voxel() -> f64 {
 
 const IMAGE: &str = "image.ome.tif";
 const REASON: &str = "reason.txt";
+
+/// The most voxels of the image of a cell.
+const MOST_VOXELS: usize = 1 << 28;
 
 impl StageKind for ImportCells {
     type Params = ImportCellsParams;
@@ -72,6 +77,15 @@ impl StageKind for ImportCells {
 
     fn check(params: &ImportCellsParams, _: &InputFacts) -> Checked {
         let mut checked = Checked::default();
+        if params
+            .size
+            .iter()
+            .try_fold(1_usize, |voxels, &side| voxels.checked_mul(side))
+            .is_none_or(|n| n > MOST_VOXELS)
+        {
+            let message = format!("an image of {:?} voxels is too large", params.size);
+            checked.problems.push(Problem::with("size", message).help(format!("at most {MOST_VOXELS} voxels")));
+        }
         if params.size.contains(&0) {
             checked.problems.push(Problem::with("size", "an image's sides must be at least one voxel"));
         }

@@ -35,6 +35,7 @@ pub(super) struct Params {
     pub axes: Option<Axes>,
     /// Size of a voxel in µm: z, y, x; absent: as the files say. Give it where the files are wrong.
     #[serde(default)]
+    #[schemars(inner(range(max = 1e6)))]
     pub voxel_size: Option<[f64; 3]>,
     /// What the label files hold, in their order: `nucleus` and `cell`, or only `nucleus` (cells are then found from these nuclei).
     #[serde(default = "label_channels")]
