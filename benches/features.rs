@@ -9,7 +9,7 @@ use std::{hint::black_box, time::Instant};
 use statcell::image::{
     Volume,
     features::{Features, above_local_mean, to_eight_bits},
-    ome_tiff,
+    io,
 };
 
 const REPEATS: usize = 20;
@@ -21,7 +21,7 @@ fn main() {
     let mut volumes = Vec::new();
     for cell in CELLS {
         let path = format!("{}/tests/fixtures/features/cell-{cell:02}.tif", env!("CARGO_MANIFEST_DIR"));
-        let stack = ome_tiff::read(&std::fs::read(path).expect("a fixture")).expect("a sound fixture");
+        let stack = io::read(&std::fs::read(path).expect("a fixture")).expect("a sound fixture");
         for channel in 0..stack.channels.len() {
             volumes.push(stack.channel_f32(channel).map(|&value| value as u16));
         }

@@ -10,7 +10,7 @@
 use std::{fmt::Write, fs, hint::black_box, path::Path, time::Instant};
 
 use statcell::image::{
-    Contour, Pixels, Stack, Volume, active_contour, distance, median, ome_tiff, otsu,
+    Contour, Pixels, Stack, Volume, active_contour, distance, io, median, otsu,
     segmentation::{CellsParams, NucleiParams, nuclei, territories, walls},
     watershed,
 };
@@ -23,7 +23,7 @@ const VOXEL_UM: [f64; 3] = [0.29, 0.26, 0.26];
 fn main() {
     let folder = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/pipelines/data/hipsc-fov/cells3d2ch.tiff");
-    let field = ome_tiff::read(&fs::read(path).expect("the real field")).expect("a sound TIFF");
+    let field = io::read(&fs::read(path).expect("the real field")).expect("a sound TIFF");
     let (membrane, dna) = (field.channel_f32(0), field.channel_f32(1));
     let mut seconds = String::new();
 
@@ -97,6 +97,6 @@ fn save<T>(folder: &Path, name: &str, volume: Volume<T>, kind: impl Fn(Vec<T>) -
         voxel_um: Some(VOXEL_UM),
         pixels: kind(volume.data),
     };
-    let bytes = ome_tiff::write(&stack).expect("a sound stack");
+    let bytes = io::write(&stack).expect("a sound stack");
     fs::write(folder.join(format!("{name}.ome.tif")), bytes).expect("the folder can be written");
 }

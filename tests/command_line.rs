@@ -199,7 +199,7 @@ fn bad_input_is_told_clearly_and_ends_with_the_right_code() {
         voxel_um: None,
         pixels: statcell::image::Pixels::U16(vec![100; 2 * 20 * 64 * 64]),
     };
-    let blank = statcell::image::ome_tiff::write(&blank).unwrap();
+    let blank = statcell::image::io::write(&blank).unwrap();
     let mut wrong = Vec::new();
     for (name, pipeline, arguments, code, words) in cases {
         let place = Place::new(&pipeline);

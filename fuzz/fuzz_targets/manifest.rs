@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::LazyLock};
 
 use libfuzzer_sys::fuzz_target;
 use statcell::{
-    image::{Pixels, Stack, ome_tiff},
+    image::{Pixels, Stack, io},
     stage::{Context, FileInput, Host, Inputs, Item, Numerics, Progress, StageError},
     stages,
     store::{Blobs, Digest, MemoryBlobs, Tree},
@@ -65,7 +65,7 @@ static IMAGES: LazyLock<(TempDir, Vec<FileInput>)> = LazyLock::new(|| {
         let pixels = Pixels::U8((0..384).map(one).collect::<Vec<u8>>().repeat(channels));
         let channels = (0..channels).map(|channel| channel.to_string()).collect();
         let stack = Stack { channels, size, voxel_um: Some([0.317; 3]), pixels };
-        file(&folder, name, &ome_tiff::write(&stack).expect("an image"))
+        file(&folder, name, &io::write(&stack).expect("an image"))
     });
     (folder, images.to_vec())
 });

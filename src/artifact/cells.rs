@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Artifact, ArtifactError, ArtifactType, ArtifactWriter, Column, Table};
 use crate::{
-    image::{ImageError, Pixels, Stack, Volume, ome_tiff},
+    image::{ImageError, Pixels, Stack, Volume, io},
     store::{Blobs, TreeEntry},
 };
 
@@ -147,7 +147,7 @@ impl CellImage {
         for mask in [&self.cell, &self.nucleus] {
             pixels.extend(mask.data.iter().map(|&v| u16::from(v != 0)));
         }
-        ome_tiff::write(&Stack {
+        io::write(&Stack {
             channels: description.channels.iter().cloned().chain(MASKS.map(str::to_owned)).collect(),
             size: description.size,
             voxel_um: Some(description.voxel_um),
@@ -160,7 +160,7 @@ impl CellImage {
     /// # Errors
     /// When the bytes are no such image.
     pub fn decode(bytes: &[u8], description: &CellsDescription) -> Result<Self, ImageError> {
-        let stack = ome_tiff::read(bytes)?;
+        let stack = io::read(bytes)?;
         if stack.size != description.size {
             return Err(ImageError::Shape(format!("size {:?}, not {:?}", stack.size, description.size)));
         }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Artifact, ArtifactError, ArtifactType, ArtifactWriter, Table};
 use crate::{
-    image::{ImageError, Pixels, Stack, Volume, ome_tiff},
+    image::{ImageError, Pixels, Stack, Volume, io},
     store::{Blobs, TreeEntry},
 };
 
@@ -107,7 +107,7 @@ impl<'a> Fields<'a> {
             }
             Ok(())
         };
-        ome_tiff::read(&self.blobs.get(&entry.digest)?)
+        io::read(&self.blobs.get(&entry.digest)?)
             .and_then(|stack| fits(&stack).map(|()| stack))
             .map_err(|source| ArtifactError::Image { name: entry.name.clone(), source })
     }
@@ -126,7 +126,7 @@ impl<'a> FieldsWriter<'a> {
         Self { out: ArtifactWriter::new(ArtifactType::Fields, blobs), description }
     }
 
-    /// Adds the image of a field, as [`ome_tiff::write`] gives it: the channels of the description, with a voxel size.
+    /// Adds the image of a field, as [`io::write`] gives it: the channels of the description, with a voxel size.
     ///
     /// # Errors
     /// When it cannot be kept.
@@ -163,7 +163,8 @@ pub struct LabelImage {
     /// The number of the nucleus at each voxel; 0: none.
     pub nucleus: Volume<u32>,
     /// The number of the cell at each voxel, its nucleus included; 0: none. A cell and its nucleus have the same number where
-    /// `segment-align` or `simulate` wrote them; numbers from elsewhere may differ. All 0: cells are not known, only nuclei.
+    /// `segment-align` or `simulate` wrote them; numbers from elsewhere may differ. All 0: cells are not known, only
+    /// nuclei; nuclei all 0: those of the cells are not known.
     pub cell: Volume<u32>,
     /// Size of a voxel in µm: Z, Y, X.
     pub voxel_um: [f64; 3],
@@ -180,7 +181,7 @@ impl LabelImage {
         }
         let labels = || self.nucleus.data.iter().chain(&self.cell.data);
         let narrow: Option<Vec<u16>> = labels().map(|&label| u16::try_from(label).ok()).collect();
-        ome_tiff::write(&Stack {
+        io::write(&Stack {
             channels: vec![NUCLEUS.to_owned(), CELL.to_owned()],
             size: self.nucleus.size,
             voxel_um: Some(self.voxel_um),
@@ -193,7 +194,7 @@ impl LabelImage {
     /// # Errors
     /// When the bytes are no such image.
     pub fn decode(bytes: &[u8]) -> Result<Self, ImageError> {
-        let stack = ome_tiff::read(bytes)?;
+        let stack = io::read(bytes)?;
         Ok(Self {
             nucleus: stack.channel_u32(stack.position(NUCLEUS)?)?,
             cell: stack.channel_u32(stack.position(CELL)?)?,
@@ -299,7 +300,7 @@ mod tests {
         let write = |channels: &[&str], id: &str| {
             let channels = channels.iter().map(|&name| name.to_owned()).collect();
             let mut writer = FieldsWriter::new(FieldsDescription { channels }, &blobs);
-            writer.image("a", &ome_tiff::write(&stack).unwrap()).unwrap();
+            writer.image("a", &io::write(&stack).unwrap()).unwrap();
             writer.finish(&table(id))
         };
         let artifact = write(&["membrane", "dna"], "a").unwrap();

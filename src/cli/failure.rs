@@ -96,6 +96,10 @@ impl From<ArtifactError> for Failure {
 
 impl From<ImportWeightsError> for Failure {
     fn from(error: ImportWeightsError) -> Self {
-        Self::new(ExitCode::BadInput, error, None)
+        let code = match error {
+            ImportWeightsError::Size(_) => ExitCode::BadPipeline,
+            _ => ExitCode::BadInput,
+        };
+        Self::new(code, error, None)
     }
 }

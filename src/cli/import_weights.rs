@@ -1,6 +1,9 @@
 //! `statcell import-weights`: a checkpoint of the paper's published program, as safetensors.
 
-use std::{io::Write, path::PathBuf};
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+};
 
 use crate::model::import::{self, Facts, ImportError};
 
@@ -20,7 +23,7 @@ pub struct ImportWeights {
     #[arg(long, value_name = "FILE.safetensors")]
     pub out: PathBuf,
     /// Size in voxels of the images that a 3D model was trained on, if it is not the paper's 64,160,96
-    #[arg(long, value_name = "Z,Y,X", value_delimiter = ',', num_args = 3)]
+    #[arg(long, value_name = "Z,Y,X", value_delimiter = ',', num_args = 1..=3)]
     pub size: Option<Vec<usize>>,
 }
 
@@ -37,6 +40,9 @@ pub enum ImportWeightsError {
         /// Why.
         source: std::io::Error,
     },
+    /// The size is not three numbers.
+    #[error("`--size` needs three numbers, z, y and x, not {0}: `--size 64,160,96`")]
+    Size(usize),
     /// The files are no such checkpoint.
     #[error(transparent)]
     Import(#[from] ImportError),
@@ -50,23 +56,35 @@ pub fn run(arguments: &ImportWeights) -> Result<String, ImportWeightsError> {
     let read = |path: &PathBuf| {
         std::fs::read(path).map_err(|source| ImportWeightsError::File { verb: "read", path: path.clone(), source })
     };
-    let size = arguments.size.as_deref().map(|sides| [sides[0], sides[1], sides[2]]);
+    let size = three_sides(arguments.size.as_deref())?;
     let parameters = import::published(&read(&arguments.encoder)?, &read(&arguments.decoder)?, size)?;
     let Facts { dimensions, channels, latent, labels, .. } = Facts::of(&parameters)?;
     let out = &arguments.out;
-    let write = || {
-        let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let mut file = tempfile::NamedTempFile::new_in(folder.unwrap_or(std::path::Path::new(".")))?;
-        file.write_all(&parameters.to_safetensors())?;
-        file.persist(out)?;
-        Ok(())
-    };
-    write().map_err(|source| ImportWeightsError::File { verb: "write", path: out.clone(), source })?;
+    write_whole(out, &parameters.to_safetensors()).map_err(|source| ImportWeightsError::File {
+        verb: "write",
+        path: out.clone(),
+        source,
+    })?;
     let kind = if labels > 0 { format!("target model of {labels} structures") } else { "reference model".to_owned() };
     Ok(format!(
         "{dimensions}D {kind}, channels {channels:?}, {latent} latent dimensions, {} tensors",
         parameters.0.len()
     ))
+}
+
+/// Three sides, `64,160,96` or `64 160 96`.
+pub(super) fn three_sides(sides: Option<&[usize]>) -> Result<Option<[usize; 3]>, ImportWeightsError> {
+    let three = |sides: &[usize]| <[usize; 3]>::try_from(sides).map_err(|_| ImportWeightsError::Size(sides.len()));
+    sides.map(three).transpose()
+}
+
+/// Writes a file: whole, or not at all.
+pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let mut file = tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new(".")))?;
+    file.write_all(bytes)?;
+    file.persist(path)?;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -89,6 +107,13 @@ mod tests {
         assert!(line.contains("3D target model of 5 structures"), "{line}");
         let written = std::fs::read(&arguments.out).unwrap();
         assert_eq!(Facts::of(&Parameters::from_safetensors(&written).unwrap()).unwrap().channels, [4, 8, 16]);
+        arguments.size = Some(vec![8, 24]);
+        assert!(run(&arguments).unwrap_err().to_string().contains("three numbers"));
+        arguments.size = Some(vec![8, 24, 16]);
+        let decoder = std::mem::replace(&mut arguments.decoder, fixture("reference-2d-legacy-dec.pth"));
+        let other = run(&arguments).unwrap_err().to_string();
+        assert!(other.contains("not the two halves of one model"), "{other}");
+        arguments.decoder = decoder;
         arguments.size = None;
         assert!(run(&arguments).unwrap_err().to_string().contains("say which size"));
         arguments.encoder = folder.path().join("none.pth");

@@ -6,6 +6,7 @@ mod args;
 mod cache;
 mod completions;
 mod explain;
+mod export;
 mod failure;
 mod get;
 mod graph;
@@ -53,6 +54,7 @@ enum Command {
     Schema(schema::SchemaArgs),
     Stages(stages::StagesArgs),
     ImportWeights(import_weights::ImportWeights),
+    Export(export::ExportArgs),
     Completions(completions::CompletionsArgs),
     /// Runs a program of a `command` stage; statcell starts itself so
     #[command(hide = true)]
@@ -84,6 +86,7 @@ pub fn execute(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
             let line = import_weights::run(args).map_err(Failure::from)?;
             writeln!(out, "{line}").map_err(Failure::output)
         }
+        Command::Export(args) => export::export(args, out),
         Command::Completions(args) => completions::completions(args, out),
         Command::Supervise { argv } => crate::stages::supervise(argv)
             .map_err(|error| Failure::new(ExitCode::StageFailed, format!("cannot supervise a program: {error}"), None)),

@@ -138,7 +138,7 @@ pub fn above_local_mean(image: &Volume<u16>, block: usize) -> Volume<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::{Pixels, ome_tiff};
+    use crate::image::{Pixels, io};
 
     #[test]
     fn as_scikit_image_local_threshold() {
@@ -197,7 +197,7 @@ mod tests {
         assert_eq!(fixtures.len(), 10);
         for fixture in fixtures {
             let number = fixture["cell"].as_u64().unwrap();
-            let stack = ome_tiff::read(&std::fs::read(format!("{folder}/cell-{number:02}.tif")).unwrap()).unwrap();
+            let stack = io::read(&std::fs::read(format!("{folder}/cell-{number:02}.tif")).unwrap()).unwrap();
             let Pixels::U8(pixels) = &stack.pixels else { panic!("the fixtures have 8 bit") };
             let size = [stack.size[0] * stack.channels.len() / 2, stack.size[1], stack.size[2]];
             for (channel, name) in pixels.chunks(pixels.len() / 2).zip(["cell", "nucleus"]) {

@@ -1,4 +1,4 @@
-//! Images: stacks of channels, volumes, OME-TIFF, filters, morphology, watershed, geometry.
+//! Images: stacks of channels, volumes, image files, filters, morphology, watershed, geometry.
 //!
 //! Axes are Z, Y, X everywhere, the last one contiguous; a 2D image is a volume of depth 1. Lengths are µm.
 
@@ -11,9 +11,9 @@ mod distance;
 mod error;
 pub mod features;
 mod gaussian;
+pub mod io;
 mod median;
 mod morphology;
-pub mod ome_tiff;
 mod overlap;
 mod region;
 pub mod segmentation;
@@ -31,7 +31,7 @@ pub use basins::basins;
 pub use components::{Connectivity, components, label_counts};
 pub use contour::{Contour, active_contour};
 pub use distance::{distance, distance_within, squared_distance};
-pub use error::ImageError;
+pub use error::{ImageError, Unclear};
 pub use gaussian::gaussian;
 pub use median::median;
 pub use morphology::{fill_holes, fill_holes_in_planes, open};

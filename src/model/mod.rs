@@ -5,6 +5,7 @@ pub mod artifact;
 mod block;
 mod coder;
 mod error;
+pub mod export;
 pub mod import;
 mod init;
 mod layout;

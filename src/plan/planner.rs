@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     graph::{Graph, Instance, Source},
-    stage::Numerics,
+    stage::{Numerics, folder_digest, folder_files, is_image_folder},
     store::{ActionEntry, ActionOutputs, Digest, Presence, Roots, Store},
 };
 
@@ -115,6 +115,15 @@ pub fn plan(graph: &Graph, selected: &[usize], store: &Store, numerics: Numerics
     Ok(Plan { pipeline: graph.pipeline.clone(), numerics, steps, files: planner.files })
 }
 
+/// The digest of a file, or of a folder that is one image.
+fn digest(path: &Path, store: &Store) -> std::io::Result<Digest> {
+    if !is_image_folder(path) {
+        return store.file_digest(path);
+    }
+    let files = folder_files(path)?.into_iter().map(|(name, path)| Ok((name, store.file_digest(&path)?)));
+    Ok(folder_digest(&files.collect::<std::io::Result<Vec<_>>>()?))
+}
+
 /// The digests of all input files of these instances.
 fn digest_files(graph: &Graph, wanted: &[usize], store: &Store) -> Result<BTreeMap<PathBuf, Digest>, PlanError> {
     let mut paths: BTreeMap<&Path, &str> = BTreeMap::new();
@@ -128,7 +137,7 @@ fn digest_files(graph: &Graph, wanted: &[usize], store: &Store) -> Result<BTreeM
     }
     let (mut files, mut unreadable) = (BTreeMap::new(), Vec::new());
     for (path, instance) in paths {
-        match store.file_digest(path) {
+        match digest(path, store) {
             Ok(digest) => drop(files.insert(path.to_owned(), digest)),
             Err(error) => unreadable.push(UnreadableFile {
                 instance: instance.to_owned(),

@@ -68,6 +68,7 @@ fn of(kind: &dyn AnyStage) -> KindDescription {
             Arity::Many => "many",
             Arity::Any => "any",
             Arity::Named => "named",
+            Arity::ManyOrNamed => "many, or named",
         },
         name: input.name,
         about: input.about,

@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::error::nearest;
+use crate::stage::is_image_folder;
 
 /// Why a path or pattern gives no files: the message and advice.
 pub(super) type Complaint = (String, Option<String>);
@@ -70,7 +71,14 @@ const LARGEST_POINTER: u64 = 1024;
 
 fn look(path: &Path) -> Look {
     match fs::metadata(path) {
-        Ok(found) if found.is_dir() => Look::Folder,
+        // A folder that is one image (OME-Zarr) is named like a file.
+        Ok(found) if found.is_dir() => {
+            if is_image_folder(path) {
+                Look::File
+            } else {
+                Look::Folder
+            }
+        }
         Ok(found) if found.is_file() => {
             let pointer = (found.len() <= LARGEST_POINTER).then(|| pointer(path)).flatten();
             pointer.map_or(Look::File, |(what, advice)| Look::Missing(what.to_owned(), Some(advice)))
@@ -125,7 +133,7 @@ fn pointer(path: &Path) -> Option<(&'static str, String)> {
 }
 
 fn literal(path: &Path, text: &str) -> Result<Found, Complaint> {
-    if path.is_dir() {
+    if path.is_dir() && !is_image_folder(path) {
         let help = format!("name the files in it: `{}/*.tif`", text.trim_end_matches('/'));
         return Err((format!("`{text}` is a folder"), Some(help)));
     }

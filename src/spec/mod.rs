@@ -113,7 +113,13 @@ pub(crate) fn read(
                 .help("a stage is a table: `[stages.NAME]` with `uses = \"KIND\"`; `statcell stages` lists the kinds"),
         );
     }
-    let surroundings = stage::Surroundings { kinds, sources: &sources, folder: folder.to_owned(), seed: header.seed };
+    let surroundings = stage::Surroundings {
+        kinds,
+        sources: &sources,
+        folder: folder.to_owned(),
+        stages: tables.keys().map(|key| key.get_ref().to_string()).collect(),
+        seed: header.seed,
+    };
     let stages = stage::stages(&surroundings, tables, &mut errors);
     let (name, description) = (header.name, header.description);
     drop(surroundings);

@@ -153,7 +153,8 @@ fn rename_references(schema: &mut Value, kind: &str) {
 
 fn port(input: &Input) -> Value {
     let what = if input.takes_files() {
-        "a path or pattern, relative to this file".to_owned()
+        let stage = if input.kinds.is_empty() { "" } else { ", or a stage that writes them" };
+        format!("a path or pattern, relative to this file{stage}")
     } else {
         let kinds: Vec<&str> = input.kinds.iter().map(|kind| kind.name()).collect();
         let kinds = if kinds.len() > 3 { "any artifact".to_owned() } else { kinds.join(" or ") };
@@ -165,6 +166,11 @@ fn port(input: &Input) -> Value {
     match input.arity {
         Arity::One | Arity::Optional => json!({ "description": description, "type": "string", "minLength": 1 }),
         Arity::Many | Arity::Any => json!({ "description": description, "anyOf": [one, list] }),
+        Arity::ManyOrNamed => {
+            let table =
+                json!({ "type": "object", "additionalProperties": { "anyOf": [one, list] }, "minProperties": 1 });
+            json!({ "description": description, "anyOf": [one, list, table] })
+        }
         Arity::Named => {
             let item = if input.takes_files() { json!({ "anyOf": [one, list] }) } else { one };
             json!({ "description": description, "type": "object", "additionalProperties": item })

@@ -98,6 +98,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) kinds: &'static [&'static dyn AnyStage],
     pub(super) sources: &'a Sources,
     pub(super) folder: PathBuf,
+    /// The names of all stages.
+    pub(super) stages: BTreeSet<String>,
     pub(super) seed: Node<'a>,
 }
 
@@ -364,7 +366,7 @@ impl Surroundings<'_> {
         let inputs = kind.inputs(params);
         for input in &inputs {
             let connected = stage.connections.iter().any(|connection| connection.input.name == input.name);
-            let needed = matches!(input.arity, Arity::One | Arity::Many);
+            let needed = matches!(input.arity, Arity::One | Arity::Many | Arity::ManyOrNamed);
             if needed && !connected && !suggested.contains(&input.name) && !stage.spans.contains_key(&input.name) {
                 let example = if input.takes_files() { "path/to/file" } else { "stage.port" };
                 errors.push(
@@ -385,7 +387,8 @@ impl Surroundings<'_> {
     }
 
     fn connect(&self, input: &Input, value: &Node, into: &mut Vec<Connection>, errors: &mut Vec<SpecError>) {
-        if input.arity != Arity::Named {
+        let table = matches!(value.get_ref(), DeValue::Table(_));
+        if input.arity != Arity::Named && !(input.arity == Arity::ManyOrNamed && table) {
             into.push(self.connection(input.name.clone(), input, value, errors));
             return;
         }
@@ -416,7 +419,7 @@ impl Surroundings<'_> {
         let before = errors.len();
         // A table of names takes lists only of files.
         let takes_list = match input.arity {
-            Arity::Many | Arity::Any => true,
+            Arity::Many | Arity::Any | Arity::ManyOrNamed => true,
             Arity::Named => input.takes_files(),
             Arity::One | Arity::Optional => false,
         };
@@ -434,7 +437,8 @@ impl Surroundings<'_> {
             other => errors.push(wrong_feed(&connection.port, input, &value.span(), other)),
         }
         connection.broken = errors.len() > before;
-        if input.arity == Arity::Many && connection.feeds.is_empty() && !connection.broken {
+        if matches!(input.arity, Arity::Many | Arity::ManyOrNamed) && connection.feeds.is_empty() && !connection.broken
+        {
             errors.push(
                 SpecError::new("missing-port", format!("`{}` needs one thing or more", connection.port))
                     .label(&value.span(), "an empty list"),
@@ -463,7 +467,7 @@ impl Surroundings<'_> {
             errors.push(wrong_feed(&connection.port, &connection.input, &item.span(), item.get_ref()));
             return;
         };
-        if connection.input.takes_files() {
+        if connection.input.takes_files() && !self.is_reference(&connection.input, text) {
             match files::find(&self.folder, text) {
                 Ok(found) => {
                     for (name, path) in found {
@@ -489,9 +493,18 @@ impl Surroundings<'_> {
     }
 }
 
+impl Surroundings<'_> {
+    /// Whether a text at a port that takes both files and artifacts speaks of a stage: it names one, and there is no such file.
+    fn is_reference(&self, input: &Input, text: &str) -> bool {
+        let name = text.split(['.', '[']).next().unwrap_or_default();
+        !input.kinds.is_empty() && self.stages.contains(name) && !self.folder.join(text).exists()
+    }
+}
+
 fn wrong_feed(port: &str, input: &Input, span: &Span, found: &DeValue) -> SpecError {
     let wanted = if input.takes_files() { "a path or pattern" } else { "a reference such as `\"stage.port\"`" };
-    let list = if matches!(input.arity, Arity::Many | Arity::Any) { ", or a list of them" } else { "" };
+    let list =
+        if matches!(input.arity, Arity::Many | Arity::Any | Arity::ManyOrNamed) { ", or a list of them" } else { "" };
     SpecError::new("wrong-type", format!("`{port}` must be {wanted}{list}"))
         .label(span, format!("{} stands here", type_name(found)))
 }

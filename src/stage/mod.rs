@@ -6,6 +6,7 @@
 
 mod context;
 mod error;
+mod folder;
 mod host;
 mod item;
 mod kind;
@@ -16,6 +17,7 @@ mod work;
 
 pub use context::Context;
 pub use error::StageError;
+pub use folder::{folder_digest, folder_files, is_image_folder};
 pub use host::{Host, Progress};
 pub use item::{Item, ItemInput};
 pub use kind::{AnyStage, Checked, Problem, StageKind, erased};

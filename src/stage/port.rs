@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use super::StageError;
+use super::{StageError, folder::archive};
 use crate::{
     artifact::{Artifact, ArtifactType},
     store::Digest,
@@ -19,6 +19,9 @@ pub enum Arity {
     Many,
     /// A list of any number, or nothing.
     Any,
+    /// A list of one or more, as [`Arity::Many`]; or a table of names, each with such a list: `files = { dna = "*_ch1.tif" }`. Every name
+    /// is then a port of its own for the stage, here `files.dna`.
+    ManyOrNamed,
     /// A table of names, each with one thing: `inputs = { image = "cells" }`. Every name is a port of its own for the stage,
     /// here `inputs.image`.
     Named,
@@ -29,8 +32,10 @@ pub enum Arity {
 pub struct Input {
     /// The key in the stage's TOML table.
     pub name: String,
-    /// The types of artifact it takes; empty: files outside the store (a path, a pattern, or a list of them, relative to the TOML file).
+    /// The types of artifact it takes.
     pub kinds: Vec<ArtifactType>,
+    /// Whether it takes files outside the store: a path, a pattern, or a list of them, relative to the TOML file.
+    pub files: bool,
     /// How many.
     pub arity: Arity,
     /// One line for people.
@@ -39,7 +44,7 @@ pub struct Input {
 
 impl Input {
     fn new(name: &str, kinds: &[ArtifactType], arity: Arity, about: &str) -> Self {
-        Self { name: name.to_owned(), kinds: kinds.to_vec(), arity, about: about.to_owned() }
+        Self { name: name.to_owned(), kinds: kinds.to_vec(), files: kinds.is_empty(), arity, about: about.to_owned() }
     }
 
     /// A port that takes exactly one artifact.
@@ -72,10 +77,17 @@ impl Input {
         Self::new(name, &[], arity, about)
     }
 
+    /// The same port, which takes artifacts of this type too: what a command wrote in place of files that were there before.
+    #[must_use]
+    pub fn or_artifact(mut self, kind: ArtifactType) -> Self {
+        self.kinds.push(kind);
+        self
+    }
+
     /// Whether it takes files from outside the store.
     #[must_use]
     pub fn takes_files(&self) -> bool {
-        self.kinds.is_empty()
+        self.files
     }
 }
 
@@ -136,14 +148,22 @@ pub struct FileInput {
 }
 
 impl FileInput {
-    /// The file's bytes, checked against the digest that the plan counted on.
+    /// The file's bytes (of a folder that is one image: those of an archive of it), checked against the digest that the plan counted on.
     ///
     /// # Errors
     /// [`StageError::BadInput`] when it cannot be read or has changed since.
     pub fn read(&self) -> Result<Vec<u8>, StageError> {
-        let bytes = std::fs::read(&self.path)
-            .map_err(|error| StageError::bad_input(format!("cannot read `{}`: {error}", self.path.display())))?;
-        if Digest::of(&bytes) != self.digest {
+        let read = || {
+            if self.path.is_dir() {
+                return archive(&self.path);
+            }
+            let bytes = std::fs::read(&self.path)?;
+            let digest = Digest::of(&bytes);
+            Ok((bytes, digest))
+        };
+        let (bytes, digest) =
+            read().map_err(|error| StageError::bad_input(format!("cannot read `{}`: {error}", self.path.display())))?;
+        if digest != self.digest {
             return Err(StageError::bad_input(format!("`{}` changed while the pipeline ran", self.path.display()))
                 .with_help("run again: the changed file is then planned for"));
         }

@@ -72,7 +72,7 @@ const NORMAL_999: f64 = 3.090_232_306_167_813;
 impl StageKind for Controls {
     type Params = ControlsParams;
     const NAME: &'static str = "controls";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const ABOUT: &'static str =
         "adds copies of cells with DNA, membrane, nothing, noise or another cell's structure as structure";
     const NOT_IN_ITEMS: &'static [(&'static str, &'static str)] = &[("labels", "each control is an item of its own")];

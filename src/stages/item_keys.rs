@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     artifact::{Artifact, LabelImage, LabelsWriter},
-    image::{Pixels, Stack, Volume, ome_tiff},
+    image::{Pixels, Stack, Volume, io},
     model::ModelKind,
     stage::{Context, FileInput, Inputs, StageKind, erased},
     store::Digest,
@@ -83,7 +83,7 @@ fn stack(channels: &[&str], size: [usize; 3]) -> Vec<u8> {
     let channels: Vec<String> = channels.iter().map(|name| (*name).to_owned()).collect();
     let count = channels.len() * size.iter().product::<usize>();
     let pixels = Pixels::U8((0..count).map(|i| (i % 251) as u8).collect());
-    ome_tiff::write(&Stack { channels, size, voxel_um: Some([1.0; 3]), pixels }).unwrap()
+    io::write(&Stack { channels, size, voxel_um: Some([1.0; 3]), pixels }).unwrap()
 }
 
 fn labels(host: &MemoryHost) -> Artifact {
@@ -134,7 +134,11 @@ fn probes() -> Vec<Probe> {
                 ("channels", json!(["x", "z"])),
                 ("axes", json!("zcyx")),
                 ("voxel-size", json!([1, 2, 2])),
-                ("label-channels", json!(["cell", "nucleus"])),
+                ("scene", json!(0)),
+                ("time", json!(0)),
+                ("non-finite", json!("mask")),
+                ("label-channels", json!(["cell"])),
+                ("label-axes", json!("zyx")),
                 ("dataset", json!("other")),
                 ("structure", json!("golgi")),
             ],
@@ -154,6 +158,13 @@ fn probes() -> Vec<Probe> {
                 ("size", json!([3, 6, 6])),
                 ("voxel-size", json!(0.5)),
                 ("file-voxel-size", json!(0.4)),
+                ("columns", json!({ "cell_id": "CellId", "image": "save_reg_path" })),
+                ("channels", json!(["a"])),
+                ("axes", json!("zcyx")),
+                ("mask-channels", json!(["cell"])),
+                ("mask-axes", json!("zcyx")),
+                ("aligned", json!(true)),
+                ("missing", json!("skip")),
                 ("dataset", json!("other")),
             ],
         ),

@@ -65,7 +65,7 @@ fn yes() -> bool {
 impl StageKind for Normalize {
     type Params = NormalizeParams;
     const NAME: &'static str = "normalize";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const ABOUT: &'static str = "subtracts the background, masks, and scales intensities to [0, 1]";
 
     fn inputs(_: Option<&NormalizeParams>) -> Vec<Input> {

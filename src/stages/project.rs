@@ -21,7 +21,7 @@ pub(super) struct ProjectParams {}
 impl StageKind for Project {
     type Params = ProjectParams;
     const NAME: &'static str = "project";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const ABOUT: &'static str = "3D cells to 2D: the maximum along z of every channel and mask";
 
     fn inputs(_: Option<&ProjectParams>) -> Vec<Input> {

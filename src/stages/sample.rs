@@ -61,7 +61,7 @@ impl StageKind for Sample {
     type Params = Params;
 
     const NAME: &'static str = "sample";
-    const VERSION: u32 = 4;
+    const VERSION: u32 = 5;
     const ABOUT: &'static str = "draws new cells from a reference model, and structures into them from a target model";
     const NOT_IN_ITEMS: &'static [(&'static str, &'static str)] =
         &[("count", "how many there are changes none of them")];

@@ -11,7 +11,7 @@ use crate::{
     },
     figures::gallery::{Contrast, Gallery, Picture, View, channel_color},
     image::{
-        Frame, Pose, Region, Stack, Volume, align_linear, align_mask, ome_tiff, regions,
+        Frame, Pose, Region, Stack, Volume, align_linear, align_mask, io, regions,
         segmentation::{CellsParams, NucleiParams, join_mitotic, nuclei, territories, tidy, walls},
     },
     stage::{
@@ -202,7 +202,7 @@ impl StageKind for SegmentAlign {
     type Params = Params;
 
     const NAME: &'static str = "segment-align";
-    const VERSION: u32 = 4;
+    const VERSION: u32 = 5;
     const ABOUT: &'static str = "finds the cells of each field and turns each into an aligned image of its own";
 
     fn inputs(_: Option<&Params>) -> Vec<Input> {
@@ -335,7 +335,7 @@ impl ItemWork for SegmentField {
     fn run(&self, (): &(), (): (), inputs: &ItemContext) -> Result<ItemFiles, StageError> {
         // Where there are many fields, each is worked on by one thread; where there is one, by all.
         on_threads(inputs.threads(), || {
-            let stack = ome_tiff::read(&inputs.bytes(0)?)?;
+            let stack = io::read(&inputs.bytes(0)?)?;
             let known = match inputs.digest(1) {
                 Some(_) => Some(LabelImage::decode(&inputs.bytes(1)?)?),
                 None => None,
@@ -454,25 +454,29 @@ fn segment(
         gap_um: params.gap as f32,
         space_um3: params.cell_volume[0] / 10.0,
     };
+    let settings = NucleiParams {
+        median_um: params.median_radius,
+        smoothing_um: params.nucleus_smoothing,
+        inside_um: params.nucleus_reach,
+        outside_um: params.background_reach,
+        contrast: params.nucleus_contrast as f32,
+        neck: params.nucleus_neck as f32,
+        smallest_um3: params.nucleus_least,
+    };
     let find_walls = || walls(membrane, voxel_um, &cells);
+    let find_nuclei = || nuclei(dna, voxel_um, &settings);
+    let any = |labels: &Volume<u32>| labels.data.iter().any(|&label| label != 0);
     let ((nucleus, count), walls) = match known {
-        Some(known) if known.cell.data.iter().any(|&label| label != 0) => return Ok(numbered_alike(known)),
+        // Cells whose nuclei nobody has looked for yet.
+        Some(known) if any(&known.cell) && !any(&known.nucleus) => {
+            return Ok(numbered_alike(LabelImage { nucleus: find_nuclei().0, ..known }));
+        }
+        Some(known) if any(&known.cell) => return Ok(numbered_alike(known)),
         Some(known) => {
             let count = known.nucleus.data.iter().copied().max().unwrap_or(0);
             ((known.nucleus, count), find_walls())
         }
-        None => {
-            let settings = NucleiParams {
-                median_um: params.median_radius,
-                smoothing_um: params.nucleus_smoothing,
-                inside_um: params.nucleus_reach,
-                outside_um: params.background_reach,
-                contrast: params.nucleus_contrast as f32,
-                neck: params.nucleus_neck as f32,
-                smallest_um3: params.nucleus_least,
-            };
-            rayon::join(|| nuclei(dna, voxel_um, &settings), find_walls)
-        }
+        None => rayon::join(find_nuclei, find_walls),
     };
     context.check()?;
     let territories = territories(&walls, &nucleus, count, voxel_um, &cells);

@@ -8,6 +8,8 @@
 mod pickle;
 mod torch_file;
 
+use std::collections::BTreeMap;
+
 use super::{Architecture, ModelError, ModelKind, Parameters};
 pub use pickle::PickleError;
 pub use torch_file::TorchFileError;
@@ -89,12 +91,19 @@ impl Part {
     }
 }
 
+/// What `torch.nn.DataParallel` puts before the names of tensors.
+const PARALLEL: &str = "module.";
+
 /// Reads one of the two files: every tensor under our name, axes still as they are.
 fn read_part(part: Part, bytes: &[u8]) -> Result<Vec<(String, Array)>, ImportError> {
     let failed = |source| ImportError::File { part: part.name(), source };
     let file = TorchFile::open(bytes).map_err(failed)?;
     let model = file.pickle.entry(file.pickle.root, "model").ok_or_else(|| part.foreign("it has no entry `model`"))?;
     let arrays = file.arrays(model);
+    // `torch.nn.DataParallel` puts this before the name of every tensor; the published program trains in it.
+    let parallel = !arrays.is_empty() && arrays.keys().all(|key| key.starts_with(PARALLEL));
+    let arrays: BTreeMap<&str, _> =
+        arrays.into_iter().map(|(key, array)| (if parallel { &key[PARALLEL.len()..] } else { key }, array)).collect();
     let mut tensors = Vec::new();
     for (&key, &array) in &arrays {
         let unknown = || part.foreign(format!("it has a tensor `{}`", key.escape_debug()));
@@ -120,7 +129,7 @@ fn read_part(part: Part, bytes: &[u8]) -> Result<Vec<(String, Array)>, ImportErr
 
 /// Puts the axes of a tensor in another order: axis `a` of the result is axis `order[a]` of `values`. `None` when the number
 /// of values is not that of the shape.
-fn permuted(values: &[f32], shape: &[usize], order: &[usize]) -> Option<Vec<f32>> {
+pub(super) fn permuted(values: &[f32], shape: &[usize], order: &[usize]) -> Option<Vec<f32>> {
     let count = shape.iter().try_fold(1usize, |count, &side| count.checked_mul(side))?;
     if count != values.len() {
         return None;
@@ -185,6 +194,7 @@ pub fn published(encoder: &[u8], decoder: &[u8], size: Option<[usize; 3]>) -> Re
             parameters.insert(&name, own, values).map_err(mismatch)?;
         }
     }
+    facts.check(&parameters, size)?;
     Ok(parameters)
 }
 
@@ -283,6 +293,18 @@ impl Facts {
                 "the weights are not for images of the paper's size, {z} × {y} × {x} voxels (z, y, x); say which size they are for"
             )
         }))
+    }
+
+    /// Whether encoder and decoder are two halves of one model, and all of it is there.
+    fn check(&self, parameters: &Parameters, size: Option<[usize; 3]>) -> Result<(), ImportError> {
+        // The weights of a 2D model do not hang on the image's size but through the number of positions: any that has it will do.
+        let any = [1, self.positions << self.channels.len(), 1 << self.channels.len()];
+        let size = if self.dimensions == 3 { self.size(size)? } else { size.unwrap_or(any) };
+        let description = Description { size: Some(size), voxel_um: [1.0; 3], ..Description::default() };
+        let architecture = self.architecture(&description)?;
+        parameters.check(&architecture).map_err(|error| {
+            ImportError::Mismatch(format!("encoder and decoder are not the two halves of one model: {error}"))
+        })
     }
 
     /// Size of the image below the last level: Z, Y, X.

@@ -21,7 +21,7 @@ use crate::{
         ArtifactError, ArtifactType, ArtifactWriter, Fields, FieldsDescription, FieldsWriter, LabelImage, Labels,
         LabelsWriter, Table,
     },
-    image::{Pixels, Pose, Region, Stack, Volume, ome_tiff, regions},
+    image::{Pixels, Pose, Region, Stack, Volume, io, regions},
     nn::Rng,
     stage::{Context, ItemContext, ItemFiles, ItemWork, Outputs, StageError, Work},
 };
@@ -135,7 +135,7 @@ impl ItemWork for Colony {
     fn run(&self, (): &(), field: Field, inputs: &ItemContext) -> Result<ItemFiles, StageError> {
         let (image, labels, truth) = simulate(self, &field, &|| inputs.check())?;
         Ok(vec![
-            (IMAGE.to_owned(), ome_tiff::write(&image)?),
+            (IMAGE.to_owned(), io::write(&image)?),
             (LABELS.to_owned(), labels.encode()?),
             (TRUTH.to_owned(), serde_json::to_vec(&truth).expect("plain data")),
         ])

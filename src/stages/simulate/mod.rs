@@ -214,7 +214,7 @@ impl SimulateParams {
 impl StageKind for Simulate {
     type Params = SimulateParams;
     const NAME: &'static str = "simulate";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const ABOUT: &'static str =
         "hiPS-like cells with known truth, single or in fields: 19 structures, five mitotic stages, two drugs";
     const NOT_IN_ITEMS: &'static [(&'static str, &'static str)] = &[

@@ -3,8 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use statcell::image::ome_tiff;
+use statcell::image::io;
 
 fuzz_target!(|bytes: &[u8]| {
-    let _ = ome_tiff::read(bytes);
+    let _ = io::read(bytes);
 });
