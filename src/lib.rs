@@ -20,7 +20,7 @@
 //! | [`nn`] | the engine on candle's tensors: operations, tape, layers, Adam, counter-based random numbers |
 //! | [`image`] | volumes, OME-TIFF, filters, morphology, watershed, geometry |
 //! | [`stats`] | PCA, regression, correlation |
-//! | [`store`] | content-addressed blobs, action entries, leases, garbage collection, verification |
+//! | [`store`] | content-addressed blobs, action entries, leases, garbage collection, verification, over a backend |
 //! | [`simd`] | vector instructions: which ones the processor has, and code compiled for them |
 
 pub mod artifact;

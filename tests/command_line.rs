@@ -188,7 +188,7 @@ fn bad_input_is_told_clearly_and_ends_with_the_right_code() {
             &["labels.tif", "3"],
         ),
         ("no cells", field("blank.tif", segment), &[], 3, &["no cell"]),
-        ("results in the way", SMALL.to_owned(), &["--results", "text.tif"], 4, &["text.tif"]),
+        ("results in the way", SMALL.to_owned(), &["--results", "text.tif"], 2, &["text.tif", "--results"]),
         ("store in the way", SMALL.to_owned(), &["--store", "text.tif"], 4, &["text.tif"]),
     ];
     let labels =

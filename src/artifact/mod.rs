@@ -10,6 +10,8 @@ mod fields;
 mod figures;
 mod table;
 
+use std::io::{self, Read, Write};
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -89,6 +91,15 @@ impl Artifact {
         let entry = self.tree.get(name).ok_or_else(|| ArtifactError::no_file(self.kind, name))?;
         Ok(blobs.get(&entry.digest)?)
     }
+
+    /// Writes the bytes of the file `name` to `to`, without holding them in memory. The inner error is that of `to`.
+    ///
+    /// # Errors
+    /// As [`Artifact::read`]; what was written is then not to be used.
+    pub fn copy_to(&self, blobs: &dyn Blobs, name: &str, to: &mut dyn Write) -> Result<io::Result<()>, ArtifactError> {
+        let entry = self.tree.get(name).ok_or_else(|| ArtifactError::no_file(self.kind, name))?;
+        Ok(blobs.copy_to(&entry.digest, to)?)
+    }
 }
 
 /// Collects the files of an artifact. Every file goes to the store at once, so memory stays flat.
@@ -119,6 +130,20 @@ impl<'a> ArtifactWriter<'a> {
         let digest = self.blobs.put(bytes)?;
         self.link(TreeEntry { name: name.into(), digest, size: bytes.len() as u64 });
         Ok(())
+    }
+
+    /// Adds a file with everything that `from` gives, without holding it in memory. The inner error is that of `from`.
+    ///
+    /// # Errors
+    /// When the store cannot keep it.
+    pub fn put_from(&mut self, name: impl Into<String>, from: &mut dyn Read) -> Result<io::Result<()>, ArtifactError> {
+        Ok(match self.blobs.put_from(from)? {
+            Ok((digest, size)) => {
+                self.link(TreeEntry { name: name.into(), digest, size });
+                Ok(())
+            }
+            Err(error) => Err(error),
+        })
     }
 
     /// Adds a file whose blob the store has already (of another artifact, or of a cached item): nothing is copied.

@@ -8,7 +8,7 @@ use super::{Failure, args::StoreArgs};
 use crate::{
     console::words,
     exec::ExitCode,
-    store::{Amount, GcOptions, Store},
+    store::{Amount, GcOptions, KeptPipeline, Store},
 };
 
 /// Look after the store: what it holds, whether it is sound, what can go
@@ -55,6 +55,10 @@ enum CacheCommand {
         #[arg(long)]
         forget_missing: bool,
 
+        /// Forget runs with `--set` or `--profile`; their results can then go
+        #[arg(long)]
+        forget_variants: bool,
+
         /// What is younger stays, in minutes
         #[arg(long, value_name = "MINUTES", default_value_t = 60)]
         grace: u64,
@@ -85,12 +89,13 @@ pub(super) fn cache(args: &CacheArgs, out: &mut dyn Write) -> Result<(), Failure
     let text = match &args.command {
         CacheCommand::Stats { store, json } => stats(store, *json)?,
         CacheCommand::Verify { store, sample } => return verify(store, *sample, out),
-        CacheCommand::Gc { store, dry_run, max_size, forget_missing, grace } => {
+        CacheCommand::Gc { store, dry_run, max_size, forget_missing, forget_variants, grace } => {
             let options = GcOptions {
                 dry_run: *dry_run,
                 max_size: *max_size,
                 grace: Duration::from_secs(60 * grace),
                 forget_missing: *forget_missing,
+                forget_variants: *forget_variants,
             };
             gc(store, &options)?
         }
@@ -140,8 +145,22 @@ fn verify(args: &StoreArgs, percent: f64, out: &mut dyn Write) -> Result<(), Fai
         let number = words::count(found.damaged_checkpoints as usize, "damaged checkpoint");
         text += &format!("{number}: set aside; training continues from an earlier one\n");
     }
-    text +=
-        if found.is_clean() { "the store is sound\n" } else { "the store is sound again; `statcell run` recomputes\n" };
+    if found.format_rebuilt {
+        text += "`format` was damaged: made anew\n";
+    }
+    for name in &found.records {
+        text += &format!("record `{name}` was damaged: removed, nothing is lost but time\n");
+    }
+    for (path, reason) in &found.roots {
+        text += &format!("what a pipeline needs: `{}` {reason}\n", path.display());
+    }
+    text += if found.is_clean() {
+        "the store is sound\n"
+    } else if found.roots.is_empty() {
+        "the store is sound again; `statcell run` recomputes\n"
+    } else {
+        "`cache gc` removes nothing until those pipelines have run again as a whole, or their records are removed\n"
+    };
     out.write_all(text.as_bytes()).map_err(Failure::output)?;
     if found.is_clean() { Ok(()) } else { Err(Failure::told(ExitCode::Store.number())) }
 }
@@ -152,10 +171,10 @@ fn gc(args: &StoreArgs, options: &GcOptions) -> Result<String, Failure> {
     for pipeline in &report.pipelines {
         let gone = if pipeline.file_exists { "" } else { " (its file is gone: --forget-missing lets go of it)" };
         let number = words::count(pipeline.instances, "result");
-        text += &format!("kept     {number} of `{}`, {}{gone}\n", pipeline.pipeline, pipeline.project);
+        text += &format!("kept     {number} of {}{gone}\n", named(pipeline));
     }
     for pipeline in &report.forgotten {
-        text += &format!("forgot   `{}`, {}\n", pipeline.pipeline, pipeline.project);
+        text += &format!("forgot   {}\n", named(pipeline));
     }
     let verb = if report.dry_run { "would go" } else { "removed" };
     for action in &report.actions {
@@ -174,6 +193,13 @@ fn gc(args: &StoreArgs, options: &GcOptions) -> Result<String, Failure> {
     text +=
         &format!("{verb} {} in all; {} stay\n", words::size(report.removed().bytes), words::size(report.kept.bytes));
     Ok(text)
+}
+
+/// A pipeline, its file and its changes from the command line.
+fn named(pipeline: &KeptPipeline) -> String {
+    let KeptPipeline { pipeline, project, variant, .. } = pipeline;
+    let variant = if variant.is_empty() { String::new() } else { format!(" ({variant})") };
+    format!("`{pipeline}`{variant}, {project}")
 }
 
 #[cfg(test)]

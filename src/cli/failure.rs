@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal};
 use crate::{
     artifact::ArtifactError,
     cli::import_weights::ImportWeightsError,
-    exec::{ExitCode, RunError},
+    exec::{ExitCode, ResultsError, RunError},
     graph::SelectorError,
     plan::PlanError,
     spec::SpecErrors,
@@ -44,7 +44,7 @@ impl Failure {
 
     /// A file or folder that the user named cannot be written.
     pub fn file(action: &str, path: &std::path::Path, error: &io::Error) -> Self {
-        Self::new(ExitCode::Store, format!("cannot {action} `{}`: {error}", path.display()), None)
+        Self::new(ExitCode::BadPipeline, format!("cannot {action} `{}`: {error}", path.display()), None)
     }
 }
 
@@ -67,6 +67,12 @@ impl From<StoreError> for Failure {
     }
 }
 
+impl From<ResultsError> for Failure {
+    fn from(error: ResultsError) -> Self {
+        Self::new((&error).into(), &error, error.advice())
+    }
+}
+
 impl From<PlanError> for Failure {
     fn from(error: PlanError) -> Self {
         match error {
@@ -80,7 +86,7 @@ impl From<RunError> for Failure {
     fn from(error: RunError) -> Self {
         match error {
             RunError::Plan(error) => error.into(),
-            RunError::Store(error) => error.into(),
+            RunError::Results(error) => error.into(),
         }
     }
 }

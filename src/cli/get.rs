@@ -1,10 +1,6 @@
 //! `statcell get`: copies an artifact out of the store.
 
-use std::{
-    fs,
-    io::Write,
-    path::{Path, PathBuf},
-};
+use std::{io::Write, path::PathBuf};
 
 use clap::Args;
 
@@ -14,9 +10,9 @@ use super::{
 };
 use crate::{
     console::words,
-    exec::ExitCode,
+    exec::{self, ExitCode, ResultsError},
     plan::{self, Decision},
-    store::{Blobs, Store},
+    store::Store,
 };
 
 /// Copy a result out of the store into a folder
@@ -60,9 +56,10 @@ pub(super) fn get(args: &GetArgs, out: &mut dyn Write) -> Result<(), Failure> {
         let message = format!("`{}` is there already", args.out.join(&entry.name).display());
         return Err(Failure::new(ExitCode::BadPipeline, message, Some("choose another folder, or remove it")));
     }
-    for entry in tree.entries() {
-        write_whole(&args.out.join(&entry.name), &store.get(&entry.digest)?)?;
-    }
+    exec::copy_tree(&store, &tree, &args.out).map_err(|error| match error {
+        ResultsError::Io { action, path, source } => Failure::file(action, &path, &source),
+        ResultsError::Store(error) => error.into(),
+    })?;
     eprint_line(&format!(
         "{} of `{}`: {}, {}",
         port,
@@ -71,17 +68,6 @@ pub(super) fn get(args: &GetArgs, out: &mut dyn Write) -> Result<(), Failure> {
         words::size(tree.total_size())
     ));
     writeln!(out, "{}", args.out.display()).map_err(Failure::output)
-}
-
-/// Writes a file so that it is whole or not there.
-fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    let failed = |error: std::io::Error| Failure::file("write", path, &error);
-    let folder = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder).map_err(failed)?;
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
-    file.write_all(bytes).map_err(failed)?;
-    file.persist_noclobber(path).map_err(|error| failed(error.error))?;
-    Ok(())
 }
 
 fn eprint_line(text: &str) {

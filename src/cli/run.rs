@@ -36,6 +36,10 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "FOLDER", default_value = "results")]
     results: PathBuf,
 
+    /// Replace also what you changed in the results folder, or put there in a result's place
+    #[arg(long)]
+    force_results: bool,
+
     /// How many stages run side by side; each uses all cores where it can. More jobs need more memory
     #[arg(long, short, value_name = "N", default_value = "1")]
     jobs: NonZeroUsize,
@@ -54,6 +58,8 @@ pub(super) fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let graph = args.pipeline.changes.load(&args.pipeline.pipeline)?;
     let selected = graph.select(&args.pipeline.selectors)?;
     let store = Store::open(&args.store.store)?;
+    // What the plan finds cached, garbage collection lets be from now on.
+    let _announced = store.announce();
     let plan = plan::plan(&graph, &selected, &store, args.pipeline.numerics.resolve()?)?;
     let mut listeners = Listeners::default();
     if io::stderr().is_terminal() {
@@ -72,6 +78,7 @@ pub(super) fn run(args: &RunArgs, out: &mut dyn Write) -> Result<(), Failure> {
         jobs: args.jobs.get(),
         keep_going: args.keep_going,
         results: Some(args.results.clone()),
+        force_results: args.force_results,
         drawing: Some(draw::svg),
     };
     let summary = exec::run(&graph, &plan, &store, &options, &mut listeners, &interrupt)?;

@@ -10,11 +10,12 @@ pub enum ExitCode {
     Done = 0,
     /// A stage failed, for a reason that lies in the stage: training diverged, a program ended with an error; or a bug.
     StageFailed = 1,
-    /// The arguments or the pipeline are wrong; nothing ran.
+    /// The arguments or the pipeline are wrong: also when the results, or a file that was asked for, cannot be written to where
+    /// the arguments say.
     BadPipeline = 2,
     /// The input data cannot be worked with.
     BadInput = 3,
-    /// The store is damaged beyond what it can heal, or the store or the results cannot be written or read.
+    /// The store is damaged beyond what it can heal, or cannot be written or read.
     Store = 4,
     /// The user asked to stop.
     Interrupted = 130,
@@ -35,8 +36,12 @@ impl From<ExitCode> for std::process::ExitCode {
 }
 
 impl From<&StoreError> for ExitCode {
-    fn from(_: &StoreError) -> Self {
-        Self::Store
+    fn from(error: &StoreError) -> Self {
+        match error {
+            // Whoever gave the name is to blame, not the store.
+            StoreError::Name { .. } => Self::StageFailed,
+            _ => Self::Store,
+        }
     }
 }
 

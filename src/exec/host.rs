@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    io::{self, Read, Write},
     path::PathBuf,
     sync::{
         Arc, Mutex,
@@ -14,7 +15,7 @@ use super::{Interrupt, run::Message};
 use crate::{
     plan::keys::Ingredients,
     stage::{Host, Item, Numerics, Progress, StageError},
-    store::{Blobs, Digest, Store, StoreError, Tree},
+    store::{Blobs, Digest, Scratch, Store, StoreError, Tree},
 };
 
 /// The last progress that a stage told, until the dispatcher fetches it: so a stage may tell as often as it likes.
@@ -47,6 +48,14 @@ impl Blobs for WatchedBlobs<'_> {
     fn contains(&self, digest: &Digest) -> bool {
         self.store.contains(digest)
     }
+
+    fn put_from(&self, from: &mut dyn Read) -> Result<io::Result<(Digest, u64)>, StoreError> {
+        self.watch(self.store.put_from(from))
+    }
+
+    fn copy_to(&self, digest: &Digest, to: &mut dyn Write) -> Result<io::Result<()>, StoreError> {
+        self.watch(self.store.copy_to(digest, to))
+    }
 }
 
 /// What the executor does for one running stage.
@@ -57,7 +66,7 @@ pub(super) struct LocalHost<'a> {
     checkpoints: Digest,
     keeps_checkpoints: AtomicBool,
     items: Mutex<BTreeSet<Digest>>,
-    folders: Mutex<Vec<tempfile::TempDir>>,
+    folders: Mutex<Vec<Scratch>>,
     progress: ProgressSlot,
     messages: Mutex<Sender<Message>>,
     interrupt: &'a Interrupt,

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    ExitCode, Interrupt, Outcome,
+    ExitCode, Interrupt, Outcome, ResultsError,
     host::{LocalHost, ProgressSlot},
     run::Message,
 };
@@ -54,6 +54,12 @@ impl Failure {
 
 impl From<&StoreError> for Failure {
     fn from(error: &StoreError) -> Self {
+        Self { message: error.to_string(), help: error.advice().map(str::to_owned), code: error.into() }
+    }
+}
+
+impl From<&ResultsError> for Failure {
+    fn from(error: &ResultsError) -> Self {
         Self { message: error.to_string(), help: error.advice().map(str::to_owned), code: error.into() }
     }
 }
@@ -139,9 +145,8 @@ fn try_execute(
         }
     };
     // Between the plan and the lease another process may have done it.
-    if let Some(entry) = store.action(kind.name(), &job.key)?
-        && store.complete(&entry, &mut Presence::default())
-    {
+    let found = store.lookup(kind.name(), &job.key, &job.instance.ports(), &mut Presence::default())?;
+    if let Some(entry) = found {
         return Ok(Ended::Hit(entry.outputs));
     }
     let _ = messages.send(Message::Started { index: job.index, reason: job.reason.clone() });

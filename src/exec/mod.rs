@@ -17,5 +17,5 @@ mod tests;
 pub use event::{Event, Listener, Outcome};
 pub use exit_code::ExitCode;
 pub use interrupt::Interrupt;
-pub use results::copy_tree;
+pub use results::{ResultsError, copy_tree};
 pub use run::{Options, RunError, Summary, run};

@@ -17,13 +17,13 @@ use super::{
     host::ProgressSlot,
     local::{Ended, Failure, Job, execute},
     provenance::{self, Ancestor},
-    results::{Contents, ResultFile, Results, safe_name},
+    results::{Contents, ResultFile, Results, ResultsError, kept_note, safe_name},
 };
 use crate::{
     artifact::ArtifactType,
     graph::{Graph, Instance},
     plan::{Decision, Plan, PlanError, Planner, Reasons},
-    store::{ActionOutputs, Blobs, Digest, Root, Roots, Store, StoreError},
+    store::{ActionOutputs, Blobs, Digest, Root, Roots, Store},
 };
 
 /// Progress is passed on, and the wish to stop is looked at, this often.
@@ -47,6 +47,8 @@ pub struct Options {
     pub keep_going: bool,
     /// The results folder; `None`: nothing is copied.
     pub results: Option<PathBuf>,
+    /// In the results folder, replace also what the user changed or put in a result's place.
+    pub force_results: bool,
     /// Draws the pipeline for the report, as SVG.
     pub drawing: Option<fn(&Graph) -> String>,
 }
@@ -57,16 +59,16 @@ pub enum RunError {
     /// The plan does not hold.
     #[error(transparent)]
     Plan(#[from] PlanError),
-    /// The store or the results folder cannot be used.
+    /// The results folder cannot be used.
     #[error(transparent)]
-    Store(#[from] StoreError),
+    Results(#[from] ResultsError),
 }
 
 impl From<&RunError> for ExitCode {
     fn from(error: &RunError) -> Self {
         match error {
             RunError::Plan(error) => error.into(),
-            RunError::Store(error) => error.into(),
+            RunError::Results(error) => error.into(),
         }
     }
 }
@@ -113,8 +115,8 @@ pub(super) enum Message {
     Note { index: usize, message: String },
     /// Its work ended.
     Ended { index: usize, ended: Ended },
-    /// Its results were brought, or not.
-    Brought { index: usize, result: Result<(), StoreError> },
+    /// Its results were copied, with a note about what was left alone, or not.
+    Published { index: usize, result: Result<Option<String>, ResultsError> },
 }
 
 /// Runs what a plan names: everything that is not cached, in the graph's order, as much side by side as `options` allow. The plan's
@@ -133,12 +135,15 @@ pub fn run(
     let began = Instant::now();
     let results = match &options.results {
         Some(folder) => {
-            let mut results = Results::open(folder, graph)?;
-            results.remove_others(graph);
-            Some(Mutex::new(results))
+            let mut results = Results::open(folder, graph, options.force_results)?;
+            let kept = results.remove_others(graph);
+            Some((Mutex::new(results), kept_note(&kept)))
         }
         None => None,
     };
+    let (results, kept) = results.unzip();
+    // What this run finds or makes, garbage collection lets be until the run has ended.
+    let _announced = store.announce();
     let planner = Planner::new(graph, store, plan.files.clone(), plan.numerics)?;
     let mut roots = planner.last().clone();
     let before = roots.instances.len();
@@ -182,6 +187,9 @@ pub fn run(
         instances: run.order.iter().map(|&index| graph.instances[index].name.clone()).collect(),
         expected_hits: plan.counts().0,
     });
+    if let Some(note) = kept.flatten() {
+        run.note(None, note);
+    }
     std::thread::scope(|scope| run.dispatch(scope, &receiver));
     run.finish(began)
 }
@@ -190,7 +198,7 @@ pub fn run(
 struct Running {
     began: Instant,
     progress: ProgressSlot,
-    /// What it gave, while its results are brought.
+    /// What it gave, while its results are copied.
     executed: Option<(ActionOutputs, Outcome)>,
     key: Digest,
 }
@@ -286,7 +294,7 @@ impl<'a> Run<'a> {
                     if self.results_are_current(index, &outputs) {
                         self.done(index, outputs, Outcome::Hit);
                     } else if self.running.len() < self.options.jobs.max(1) {
-                        self.bring(scope, index, outputs, Outcome::Hit);
+                        self.publish(scope, index, outputs, Outcome::Hit);
                     }
                 }
                 Decision::Run { key, reasons } => {
@@ -380,30 +388,35 @@ impl<'a> Run<'a> {
                 self.pass_progress_on();
                 self.running.remove(&index);
                 match ended {
-                    Ended::Hit(outputs) => self.bring_or_finish(scope, index, outputs, Outcome::Hit),
+                    Ended::Hit(outputs) => self.publish_or_finish(scope, index, outputs, Outcome::Hit),
                     Ended::Executed { outputs, seconds } => {
-                        self.bring_or_finish(scope, index, outputs, Outcome::Executed { seconds });
+                        self.publish_or_finish(scope, index, outputs, Outcome::Executed { seconds });
                     }
                     Ended::Failed(failure) => self.fail(index, failure),
                     Ended::Damaged { blobs, failure } => self.recover(index, &blobs, failure),
                     Ended::Interrupted => self.end(index, Outcome::Interrupted, 0),
                 }
             }
-            Message::Brought { index, result } => {
+            Message::Published { index, result } => {
                 let running = self.running.remove(&index);
                 let Some((outputs, outcome)) = running.and_then(|running| running.executed) else { return };
                 match result {
-                    Ok(()) => self.done(index, outputs, outcome),
+                    Ok(kept) => {
+                        if let Some(note) = kept {
+                            self.note(Some(index), note);
+                        }
+                        self.done(index, outputs, outcome);
+                    }
                     Err(error) => {
-                        let mut failure = Failure::from(&error);
-                        if let Some(digest) = error.blob() {
+                        let failure = Failure::from(&error);
+                        if let ResultsError::Store(error) = &error
+                            && let Some(digest) = error.blob()
+                        {
+                            // All other bad blobs of the result are to be found now, too.
+                            let _ = self.store.check_outputs(&outputs);
                             self.drop_result(index);
                             self.recover(index, &BTreeSet::from([digest]), failure);
                         } else {
-                            failure.help = Some(
-                                "the result itself is in the store: choose another folder with `--results`, and run again"
-                                    .to_owned(),
-                            );
                             self.fail(index, failure);
                         }
                     }
@@ -455,7 +468,7 @@ impl<'a> Run<'a> {
         results.try_lock().is_ok_and(|results| results.is_current(name, &version))
     }
 
-    fn bring_or_finish<'scope>(
+    fn publish_or_finish<'scope>(
         &mut self,
         scope: &'scope Scope<'scope, '_>,
         index: usize,
@@ -467,12 +480,12 @@ impl<'a> Run<'a> {
         if self.results_are_current(index, &outputs) {
             self.done(index, outputs, outcome);
         } else {
-            self.bring(scope, index, outputs, outcome);
+            self.publish(scope, index, outputs, outcome);
         }
     }
 
     /// Copies the results of an instance on a thread of its own.
-    fn bring<'scope>(
+    fn publish<'scope>(
         &mut self,
         scope: &'scope Scope<'scope, '_>,
         index: usize,
@@ -502,7 +515,7 @@ impl<'a> Run<'a> {
             key,
         };
         self.begin(scope, index, running, move || {
-            let bring = || {
+            let publish = || {
                 let name = &graph.instances[index].name;
                 let mut results = results.lock().expect("no panic while locked");
                 let folder = results.folder_of(name);
@@ -526,18 +539,19 @@ impl<'a> Run<'a> {
                         });
                     }
                 }
-                results.bring(store, name, version, files)
+                let kept = results.publish(store, name, version, &files)?;
+                Ok(kept_note(&kept))
             };
             // A panic here is a bug; the dispatcher must hear of the end all the same.
-            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(bring)).unwrap_or_else(|_| {
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(publish)).unwrap_or_else(|_| {
                 let source = std::io::Error::other("this is a bug in statcell: copying results panicked");
-                Err(StoreError::Io {
+                Err(ResultsError::Io {
                     action: "copy results of",
                     path: graph.instances[index].name.clone().into(),
                     source,
                 })
             });
-            let _ = sender.send(Message::Brought { index, result });
+            let _ = sender.send(Message::Published { index, result });
         });
     }
 
@@ -635,14 +649,17 @@ impl<'a> Run<'a> {
         let mut producers = Vec::new();
         for producer in self.dependencies[&index].clone() {
             let Some(outputs) = self.known.get(&producer) else { continue };
-            let needs = outputs.values().any(|output| {
-                // A tree that cannot be read any more needs everything.
-                blobs.contains(&output.tree)
-                    || self
-                        .store
-                        .tree(&output.tree)
-                        .map_or(true, |tree| tree.entries().iter().any(|file| blobs.contains(&file.digest)))
-            });
+            // Where one blob is damaged, others may be: all are looked at now, so that one more run mends all of them.
+            let bad = self.store.check_outputs(outputs).map_or(true, |bad| !bad.is_empty());
+            let needs = bad
+                || outputs.values().any(|output| {
+                    // A tree that cannot be read any more needs everything.
+                    blobs.contains(&output.tree)
+                        || self
+                            .store
+                            .tree(&output.tree)
+                            .map_or(true, |tree| tree.entries().iter().any(|file| blobs.contains(&file.digest)))
+                });
             if needs {
                 producers.push(producer);
             }
@@ -688,7 +705,9 @@ impl<'a> Run<'a> {
         if self.roots_unsaved && (now || self.roots_saved.elapsed() > ROOTS_EVERY) {
             self.roots_unsaved = false;
             self.roots_saved = Instant::now();
-            if let Err(error) = self.store.put_roots(&self.roots) {
+            let mut instances = self.graph.instances.iter();
+            let whole = instances.all(|it| self.roots.instances.get(&it.name).is_some_and(|root| root.key.is_some()));
+            if let Err(error) = self.store.put_roots(&self.roots, whole) {
                 self.note(None, format!("what this pipeline needs could not be written down: {error}"));
             }
         }

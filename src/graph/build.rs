@@ -22,7 +22,7 @@ use crate::{
 /// # Errors
 /// When the file cannot be read, and everything that is wrong with the pipeline, at once.
 pub fn load(path: &Path, overrides: &Overrides, kinds: &'static [&'static dyn AnyStage]) -> Result<Graph, SpecErrors> {
-    Ok(build(crate::spec::load(path, overrides, kinds)?)?.of_file(path))
+    Ok(build(crate::spec::load(path, overrides, kinds)?)?.of_file(path).of_variant(overrides.variant()))
 }
 
 /// Makes the graph of a spec: every instance of every stage, checked against what it takes.

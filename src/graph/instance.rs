@@ -8,7 +8,10 @@ use std::{
 use petgraph::graph::{DiGraph, NodeIndex};
 use serde_json::Value;
 
-use crate::stage::{AnyStage, Output};
+use crate::{
+    stage::{AnyStage, Output},
+    store::{Ports, Project},
+};
 
 /// Where one input of an instance comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +51,14 @@ pub struct Instance {
     pub outputs: Vec<Output>,
 }
 
+impl Instance {
+    /// The output ports with the names of their types, as the store knows them.
+    #[must_use]
+    pub fn ports(&self) -> Ports<'_> {
+        self.outputs.iter().map(|port| (port.name.as_str(), port.kind.name())).collect()
+    }
+}
+
 /// All instances of a pipeline, each behind those that it depends on; ties in the order of the pipeline's text.
 pub struct Graph {
     /// The pipeline's name.
@@ -55,6 +66,8 @@ pub struct Graph {
     /// What tells the pipeline from others of the same name: the absolute path of its file. Part of no identity; only what
     /// garbage collection keeps goes by it.
     pub project: String,
+    /// Changes from the command line, in one canonical text. Part of no identity either.
+    pub variant: String,
     /// The instances.
     pub instances: Vec<Instance>,
     by_name: BTreeMap<String, usize>,
@@ -77,7 +90,7 @@ impl Graph {
             }
         }
         let by_name = instances.iter().enumerate().map(|(index, instance)| (instance.name.clone(), index)).collect();
-        Self { pipeline, project: String::new(), instances, by_name, edges }
+        Self { pipeline, project: String::new(), variant: String::new(), instances, by_name, edges }
     }
 
     /// The same graph, of the pipeline in this file.
@@ -86,6 +99,20 @@ impl Graph {
         let path = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
         self.project = path.to_string_lossy().into_owned();
         self
+    }
+
+    /// The same graph, with these changes from the command line.
+    #[must_use]
+    pub fn of_variant(mut self, variant: String) -> Self {
+        self.variant = variant;
+        self
+    }
+
+    /// Whose results these are, as the store knows it.
+    #[must_use]
+    pub fn owner(&self) -> Project {
+        let (pipeline, project, variant) = (self.pipeline.clone(), self.project.clone(), self.variant.clone());
+        Project { pipeline, project, variant }
     }
 
     /// The instances that `instance` takes from, ascending.

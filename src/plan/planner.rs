@@ -146,7 +146,7 @@ fn digest_files(graph: &Graph, wanted: &[usize], store: &Store) -> Result<BTreeM
             }),
         }
     }
-    store.keep_file_digests()?;
+    store.keep_file_digests();
     if unreadable.is_empty() { Ok(files) } else { Err(PlanError::Files(unreadable)) }
 }
 
@@ -172,7 +172,7 @@ impl<'a> Planner<'a> {
         files: BTreeMap<PathBuf, Digest>,
         numerics: Numerics,
     ) -> Result<Self, PlanError> {
-        let last = store.roots(&graph.pipeline, &graph.project)?;
+        let last = store.roots(&graph.owner())?;
         Ok(Self { graph, store, files, numerics, last, recent: BTreeMap::new(), presence: Presence::default() })
     }
 
@@ -197,17 +197,6 @@ impl<'a> Planner<'a> {
         })
     }
 
-    /// The entry of a key, if it is whole and has the instance's ports.
-    pub(crate) fn lookup(&mut self, instance: &Instance, key: &Digest) -> Result<Option<ActionEntry>, PlanError> {
-        let Some(entry) = self.store.action(instance.kind.name(), key)? else { return Ok(None) };
-        let fits = entry.outputs.len() == instance.outputs.len()
-            && instance
-                .outputs
-                .iter()
-                .all(|port| entry.outputs.get(&port.name).is_some_and(|output| output.kind == port.kind.name()));
-        Ok((fits && self.store.complete(&entry, &mut self.presence)).then_some(entry))
-    }
-
     /// What is known of an instance, given the outputs of others.
     pub(crate) fn decide(
         &mut self,
@@ -224,7 +213,8 @@ impl<'a> Planner<'a> {
             }
         };
         let key = ingredients.key();
-        if let Some(entry) = self.lookup(instance, &key)? {
+        let found = self.store.lookup(instance.kind.name(), &key, &instance.ports(), &mut self.presence)?;
+        if let Some(entry) = found {
             return Ok(Decision::Hit { key, outputs: entry.outputs });
         }
         let reasons = self.reasons(instance, &ingredients, &key)?;
@@ -240,7 +230,7 @@ impl<'a> Planner<'a> {
     ) -> Result<Vec<Reason>, PlanError> {
         let kind = instance.kind.name();
         let source = |port: &str, position: usize| source_name(self.graph, instance, port, position);
-        if let Some(last) = self.last.instances.get(&instance.name)
+        if let Some(last) = self.last.last(&instance.name)
             && let Some(last_key) = last.key
         {
             if last_key == *key {
@@ -249,7 +239,7 @@ impl<'a> Planner<'a> {
             if last.kind != kind {
                 return Ok(vec![Reason::KindChanged { old: last.kind.clone(), new: kind.to_owned() }]);
             }
-            if let Some(entry) = self.store.action(kind, &last_key)? {
+            if let Some(entry) = self.store.recorded(kind, &last_key)? {
                 return Ok(differences(&entry.ingredients, ingredients, &source));
             }
         }

@@ -30,6 +30,16 @@ pub struct Overrides {
     pub profile: Option<String>,
 }
 
+impl Overrides {
+    /// The changes in one text, as they stand on the command line; empty: none.
+    #[must_use]
+    pub fn variant(&self) -> String {
+        let profile = self.profile.iter().map(|profile| format!("--profile {profile}"));
+        let sets = self.sets.iter().map(|set| format!("--set {set}"));
+        profile.chain(sets).collect::<Vec<String>>().join(" ")
+    }
+}
+
 /// Entries in the order of the text.
 pub(super) fn in_order<'a, 't>(table: &'a Table<'t>) -> Vec<(&'a Key<'t>, &'a Node<'t>)> {
     let mut entries: Vec<_> = table.iter().collect();

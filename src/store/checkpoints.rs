@@ -1,8 +1,10 @@
 //! Checkpoints: states of unfinished or extensible work, each one atomic object.
 
+use std::io::Write;
+
 use super::{
     Digest, Store, StoreError,
-    fs::{self, Mode},
+    backend::{Put, failed},
 };
 
 /// `<position>.milestone` or `<position>.latest`, the position with leading zeros, so that names sort by it.
@@ -17,14 +19,15 @@ fn parse(name: &str) -> Option<(u64, bool)> {
 }
 
 impl Store {
-    pub(super) fn checkpoint_folder(&self, of: &Digest) -> std::path::PathBuf {
-        self.root().join("checkpoints").join(of.to_string())
-    }
-
-    /// Positions that have a checkpoint, ascending, with their file names.
+    /// Positions that have a checkpoint, ascending, with the names of their objects.
     fn checkpoints(&self, of: &Digest) -> Result<Vec<(u64, bool, String)>, StoreError> {
-        let names = fs::list(&self.checkpoint_folder(of))?.into_iter();
-        let mut found: Vec<_> = names.filter_map(|name| parse(&name).map(|(at, keep)| (at, keep, name))).collect();
+        let folder = format!("checkpoints/{of}");
+        let listed = self.backend.list(&folder)?.into_iter();
+        let parsed = listed.filter_map(|object| {
+            let (position, milestone) = parse(&object.name[folder.len() + 1..])?;
+            Some((position, milestone, object.name))
+        });
+        let mut found: Vec<_> = parsed.collect();
         found.sort();
         Ok(found)
     }
@@ -39,13 +42,13 @@ impl Store {
             if position > at_most {
                 continue;
             }
-            let path = self.checkpoint_folder(of).join(&name);
             // Gone in the meantime: another process has a newer one.
-            let Some(bytes) = fs::read(&path)? else { continue };
-            if let Some(contents) = open(&bytes) {
-                return Ok(Some((position, contents.to_vec())));
+            let Some(mut bytes) = self.read(&name)? else { continue };
+            if open(&bytes).is_some() {
+                bytes.drain(..32);
+                return Ok(Some((position, bytes)));
             }
-            self.quarantine(&path, &format!("checkpoint-{}-{position}", of.short()))?;
+            self.quarantine(&name);
         }
         Ok(None)
     }
@@ -56,18 +59,15 @@ impl Store {
     /// # Errors
     /// [`StoreError::Io`].
     pub fn save_checkpoint(&self, of: &Digest, position: u64, bytes: &[u8], milestone: bool) -> Result<(), StoreError> {
-        let folder = self.checkpoint_folder(of);
-        let mut sealed = Digest::of(bytes).as_bytes().to_vec();
-        sealed.extend_from_slice(bytes);
         let suffix = if milestone { "milestone" } else { "latest" };
-        let path = folder.join(format!("{position:020}.{suffix}"));
-        let staged = fs::stage(&self.tmp(), &sealed, Mode::ReadOnly)?;
-        fs::sync(staged.path())?;
-        fs::publish(staged, &path)?;
-        fs::sync(&folder)?;
+        let name = format!("checkpoints/{of}/{position:020}.{suffix}");
+        let mut staged = self.backend.stage()?;
+        let written = staged.write_all(Digest::of(bytes).as_bytes()).and_then(|()| staged.write_all(bytes));
+        written.map_err(failed("write", self.backend.place(&name)))?;
+        staged.publish(&name, Put { replace: true, durable: true })?;
         for (other, keep, name) in self.checkpoints(of)? {
             if !keep && (other < position || (milestone && other == position)) {
-                fs::remove_file(&folder.join(name))?;
+                self.backend.delete(&name)?;
             }
         }
         Ok(())
@@ -98,7 +98,7 @@ mod tests {
         assert_eq!(store.load_checkpoint(&of, 1000).unwrap(), Some((50, vec![50])));
         assert_eq!(store.load_checkpoint(&of, 49).unwrap(), Some((40, vec![40])));
         assert_eq!(store.load_checkpoint(&of, 9).unwrap(), None);
-        let newest = store.checkpoint_folder(&of).join(format!("{:020}.latest", 50));
+        let newest = folder.path().join(format!("checkpoints/{of}/{:020}.latest", 50));
         std::fs::remove_file(&newest).unwrap();
         std::fs::write(&newest, b"torn").unwrap();
         assert_eq!(store.load_checkpoint(&of, 1000).unwrap(), Some((40, vec![40])));

@@ -4,7 +4,7 @@ use std::{io, path::PathBuf};
 
 use super::Digest;
 
-/// An error of the store. `statcell` ends with exit code 4 when one reaches the user.
+/// An error of the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The operating system refused an operation on a path.
@@ -31,6 +31,24 @@ pub enum StoreError {
         /// Why.
         reason: String,
     },
+    /// What is needed is not known, so nothing may be removed.
+    #[error("nothing was removed: `{path}` {reason}, so it is not known what is still needed", path = path.display())]
+    NeedsUnknown {
+        /// The record that should tell.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// A file of an artifact cannot have this name. The store is fine.
+    #[error("`{}` cannot name a file of an artifact: {reason}", .name.escape_debug())]
+    Name {
+        /// The name.
+        name: String,
+        /// Why not.
+        reason: &'static str,
+    },
     /// The folder is not a store of a version that can be used.
     #[error("`{path}` {reason}", path = path.display())]
     NotAStore {
@@ -56,7 +74,7 @@ impl StoreError {
     pub fn advice(&self) -> Option<&'static str> {
         match self {
             Self::Io { source, .. } => match source.kind() {
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
                     Some("make room, perhaps with `statcell cache gc`, and run again: finished work is kept")
                 }
                 io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
@@ -67,6 +85,8 @@ impl StoreError {
             Self::Missing(_) | Self::Damaged(_) | Self::Malformed { .. } => {
                 Some("run `statcell cache verify`, which removes what is damaged, and run again")
             }
+            Self::NeedsUnknown { advice, .. } => Some(advice),
+            Self::Name { .. } => None,
             Self::NotAStore { .. } => Some("choose another folder with `--store`"),
         }
     }

@@ -1,101 +1,33 @@
 //! Digests of files outside the store, remembered by size, times and inode, so that an unchanged file is not read again.
+//!
+//! One change cannot be seen like that: a program that keeps a file mapped for writing changes it without changing its times, until
+//! the system writes the pages back. Such a file is to be closed before it is an input.
 
 use std::{
     collections::BTreeMap,
-    fs::Metadata,
+    fs::{File, Metadata},
     io,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use super::{
-    Digest, Store, StoreError,
-    disk::now,
-    fs::{self, Mode},
+    Digest, Store,
+    backend::{Put, now},
+    file_index::{FileIndex, Stamp, decode, encode},
 };
 
-/// A file that was changed this shortly before it was read may be changed again without its times telling: file systems count
-/// time in steps (of up to two seconds). Its digest is used, but not trusted later.
-const RACY: Duration = Duration::from_secs(2);
-
-/// What tells whether a file is the one that was read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
-    size: u64,
-    modified: u64,
-    changed: u64,
-    inode: u64,
-}
-
-impl Stamp {
-    fn of(metadata: &Metadata) -> Self {
-        let modified = fs::modified(metadata).as_nanos() as u64;
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::MetadataExt;
-            let changed = metadata.ctime() as u64 * 1_000_000_000 + metadata.ctime_nsec() as u64;
-            Self { size: metadata.len(), modified, changed, inode: metadata.ino() }
-        }
-        #[cfg(not(unix))]
-        Self { size: metadata.len(), modified, changed: 0, inode: 0 }
-    }
-
-    fn is_racy(self, recorded: Duration) -> bool {
-        Duration::from_nanos(self.modified.max(self.changed)) + RACY >= recorded
-    }
-}
-
-/// Remembered digests by absolute path.
-#[derive(Debug, Default)]
-pub(super) struct FileIndex {
-    known: BTreeMap<PathBuf, (Stamp, Digest)>,
-    fresh: Vec<PathBuf>,
-}
-
-const HEADER: &str = "statcell-files 1";
-
-fn encode(known: &BTreeMap<PathBuf, (Stamp, Digest)>) -> Vec<u8> {
-    use std::fmt::Write;
-    let mut text = format!("{HEADER}\n");
-    for (path, (stamp, digest)) in known {
-        // A path that is no text, or of more than a line, is read each time.
-        let Some(path) = path.to_str().filter(|path| !path.contains('\n')) else { continue };
-        let Stamp { size, modified, changed, inode } = stamp;
-        writeln!(text, "{digest} {size} {modified} {changed} {inode} {path}").expect("writing to a string");
-    }
-    let check = Digest::of(text.as_bytes());
-    text.insert_str(0, &format!("{check}\n"));
-    text.into_bytes()
-}
-
-/// A torn or unknown index is an empty one.
-fn decode(bytes: &[u8]) -> BTreeMap<PathBuf, (Stamp, Digest)> {
-    let parse = || {
-        let (check, text) = std::str::from_utf8(bytes).ok()?.split_once('\n')?;
-        let lines = text.strip_prefix(HEADER)?.lines().skip(1);
-        if check.parse::<Digest>().ok()? != Digest::of(text.as_bytes()) {
-            return None;
-        }
-        lines
-            .map(|line| {
-                let mut parts = line.splitn(6, ' ');
-                let digest = parts.next()?.parse().ok()?;
-                let mut number = || parts.next()?.parse().ok();
-                let (size, modified, changed, inode) = (number()?, number()?, number()?, number()?);
-                Some((PathBuf::from(parts.next()?), (Stamp { size, modified, changed, inode }, digest)))
-            })
-            .collect::<Option<_>>()
-    };
-    parse().unwrap_or_default()
-}
+/// The name of the object that holds them.
+pub(super) const INDEX: &str = "files/index";
 
 impl Store {
-    fn index_path(&self) -> PathBuf {
-        self.root().join("files").join("index")
+    /// A torn index is an empty one: the files are read again.
+    fn read_index(&self) -> BTreeMap<PathBuf, (Stamp, Digest)> {
+        self.read(INDEX).ok().flatten().and_then(|bytes| decode(&bytes)).unwrap_or_default()
     }
 
-    fn read_index(&self) -> BTreeMap<PathBuf, (Stamp, Digest)> {
-        fs::read(&self.index_path()).ok().flatten().map(|bytes| decode(&bytes)).unwrap_or_default()
+    /// Whether the index is there and torn.
+    pub(super) fn index_is_torn(&self) -> bool {
+        self.read(INDEX).is_ok_and(|found| found.is_some_and(|bytes| decode(&bytes).is_none()))
     }
 
     /// The digest of a file outside the store. The file is read only if its size, times or inode are not those that are
@@ -114,9 +46,7 @@ impl Store {
         let mut stamp = stamp;
         for _ in 0..3 {
             let recorded = now();
-            let mut hasher = blake3::Hasher::new();
-            hasher.update_reader(std::fs::File::open(&path)?)?;
-            let digest = Digest::from_bytes(*hasher.finalize().as_bytes());
+            let digest = Digest::of_reader(&mut File::open(&path)?)?;
             let after = Stamp::of(&metadata_of_file(&path)?);
             if after == stamp {
                 if !stamp.is_racy(recorded) {
@@ -137,33 +67,30 @@ impl Store {
         f(index.get_or_insert_with(|| FileIndex { known: self.read_index(), fresh: Vec::new() }))
     }
 
-    /// Writes down the digests that [`Store::file_digest`] found.
-    ///
-    /// # Errors
-    /// [`StoreError::Io`].
-    pub fn keep_file_digests(&self) -> Result<(), StoreError> {
+    /// Writes down the digests that [`Store::file_digest`] found. Where that cannot be, in a read-only store, the files are read again
+    /// next time.
+    pub fn keep_file_digests(&self) {
         let fresh: Vec<_> = self.with_index(|index| {
             let fresh = std::mem::take(&mut index.fresh).into_iter();
             fresh.filter_map(|path| index.known.get(&path).map(|known| (path.clone(), *known))).collect()
         });
         if fresh.is_empty() {
-            return Ok(());
+            return;
         }
         // Another process may have written in the meantime. What is lost by a race is read again one day.
         let mut known = self.read_index();
         known.extend(fresh);
-        fs::publish(fs::stage(&self.tmp(), &encode(&known), Mode::Writable)?, &self.index_path())
+        let _ = self.write(INDEX, &encode(&known), Put { replace: true, durable: false });
     }
 
     /// Forgets files that are gone.
-    pub(super) fn prune_file_digests(&self) -> Result<(), StoreError> {
+    pub(super) fn prune_file_digests(&self) {
         let mut known = self.read_index();
         let before = known.len();
         known.retain(|path, _| path.exists());
-        if known.len() == before {
-            return Ok(());
+        if known.len() != before {
+            let _ = self.write(INDEX, &encode(&known), Put { replace: true, durable: false });
         }
-        fs::publish(fs::stage(&self.tmp(), &encode(&known), Mode::Writable)?, &self.index_path())
     }
 }
 
@@ -174,6 +101,8 @@ fn metadata_of_file(path: &Path) -> io::Result<Metadata> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn remembered(store: &Store, path: &Path) -> Option<Digest> {
@@ -187,7 +116,7 @@ mod tests {
         let path = folder.path().join("field.tif");
         std::fs::write(&path, "one").unwrap();
         assert_eq!(store.file_digest(&path).unwrap(), Digest::of(b"one"));
-        store.keep_file_digests().unwrap();
+        store.keep_file_digests();
         assert_eq!(remembered(&store, &path), None, "it was changed a moment ago");
         let modified = std::fs::metadata(&path).unwrap().modified().unwrap();
         std::fs::write(&path, "two").unwrap();
@@ -219,7 +148,7 @@ mod tests {
                 index.known.insert(path.clone(), (stamp, claimed));
                 index.fresh.push(path.clone());
             });
-            store.keep_file_digests().unwrap();
+            store.keep_file_digests();
         };
         keep(stamp);
         let other = Store::open(store.root()).unwrap();
@@ -234,7 +163,7 @@ mod tests {
             let other = Store::open(store.root()).unwrap();
             assert_eq!(other.file_digest(&path).unwrap(), Digest::of(b"one"), "{wrong:?}");
         }
-        std::fs::write(store.index_path(), "torn").unwrap();
+        std::fs::write(store.root().join(INDEX), "torn").unwrap();
         assert_eq!(Store::open(store.root()).unwrap().file_digest(&path).unwrap(), Digest::of(b"one"));
     }
 }

@@ -6,16 +6,20 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
+    path::Path,
     time::Duration,
 };
 
 use serde::Serialize;
 
 use super::{
-    ActionEntry, Amount, Blobs, Digest, Store, StoreError,
-    disk::{list_sharded, now},
-    fs, items,
+    ActionEntry, Amount, Blobs, Digest, Project, RunFacts, Store, StoreError,
+    actions::{self, ActionListed},
+    backend::Meta,
+    base::blob,
+    disk::{QUARANTINE, TMP},
+    items,
+    record::Found,
 };
 
 /// What to remove.
@@ -29,11 +33,19 @@ pub struct GcOptions {
     pub grace: Duration,
     /// Forget pipelines whose file is gone: their results are then no longer needed.
     pub forget_missing: bool,
+    /// Forget runs with changes from the command line (`--set`, `--profile`).
+    pub forget_variants: bool,
 }
 
 impl Default for GcOptions {
     fn default() -> Self {
-        Self { dry_run: false, max_size: None, grace: Duration::from_secs(3600), forget_missing: false }
+        Self {
+            dry_run: false,
+            max_size: None,
+            grace: Duration::from_secs(3600),
+            forget_missing: false,
+            forget_variants: false,
+        }
     }
 }
 
@@ -44,6 +56,8 @@ pub struct KeptPipeline {
     pub pipeline: String,
     /// Its file.
     pub project: String,
+    /// Changes from the command line.
+    pub variant: String,
     /// Whether that file is there.
     pub file_exists: bool,
     /// Instances whose latest results are kept.
@@ -104,6 +118,8 @@ struct Live {
     items: BTreeSet<Digest>,
     blobs: BTreeSet<Digest>,
     checkpoints: BTreeSet<Digest>,
+    /// A list of items is damaged: every item stays.
+    all_items: bool,
 }
 
 impl Store {
@@ -114,65 +130,117 @@ impl Store {
     pub fn gc(&self, options: &GcOptions) -> Result<GcReport, StoreError> {
         let mut report = GcReport { dry_run: options.dry_run, ..GcReport::default() };
         // Leases are looked at before the roots and entries: what a process publishes later is younger than its lease.
-        let mut young = now().saturating_sub(options.grace);
+        let now = self.backend.now();
+        let mut young = now.saturating_sub(options.grace);
         if let Some(since) = self.oldest_lease()? {
             young = young.min(since);
         }
         let mut live = Live::default();
         self.mark_roots(options, &mut live, &mut report)?;
-        let (rest, sizes) = self.mark_young(young, &mut live)?;
-        let removed = self.mark_what_fits(options, rest, &sizes, &mut live)?;
+        let (rest, blobs) = self.mark_young(young, &mut live)?;
+        let removed = self.mark_what_fits(options, rest, &blobs, &mut live)?;
 
         // Entries go first: a reader that finds an entry finds its blobs, but for the moment in between.
-        for (kind, key, used) in removed {
-            let entry = self.action(&kind, &key)?;
-            let bytes = entry.map_or(0, |entry| entry.outputs.values().map(|output| output.bytes).sum());
+        for ActionListed { kind, key, used, .. } in removed {
+            let entry = self.recorded(&kind, &key)?;
+            let bytes = entry.as_ref().map_or(0, |entry| entry.outputs.values().map(|output| output.bytes).sum());
             if !options.dry_run {
-                self.drop_action(&kind, &key)?;
+                if !self.backend.delete_unused(&actions::action(&kind, &key), young)? {
+                    // Somebody has found it in the meantime and relies on it.
+                    if let Some(entry) = &entry {
+                        self.mark_action(entry, &mut live)?;
+                    }
+                    continue;
+                }
+                self.backend.delete(&actions::facts(&kind, &key))?;
             }
             report.actions.push(RemovedAction { kind, key, used_unix_seconds: used.as_secs(), bytes });
         }
         self.sweep_items(options, young, &live, &mut report)?;
-        self.sweep_blobs(options, young, &live, &sizes, &mut report)?;
+        self.sweep_blobs(options, young, &live, &blobs, &mut report)?;
         self.sweep_checkpoints(options, young, &live, &mut report)?;
-        sweep_leftovers(options, young, &self.root().join("quarantine"), &mut report)?;
         // A file on its way to a name is nobody's yet: without any grace, somebody would miss it a moment later.
-        sweep_leftovers(options, young.min(now().saturating_sub(ON_ITS_WAY)), &self.tmp(), &mut report)?;
+        let on_its_way = young.min(now.saturating_sub(ON_ITS_WAY));
+        report.leftovers = self.backend.sweep(QUARANTINE, young, options.dry_run)?
+            + self.backend.sweep(TMP, on_its_way, options.dry_run)?;
         if !options.dry_run {
             self.clear_leases()?;
-            self.prune_file_digests()?;
+            self.prune_file_digests();
         }
         Ok(report)
     }
 
     fn mark_roots(&self, options: &GcOptions, live: &mut Live, report: &mut GcReport) -> Result<(), StoreError> {
-        for (path, roots) in self.all_roots()? {
-            let Some(roots) = roots else { continue };
-            let file_exists = Path::new(&roots.project).exists();
-            let kept = KeptPipeline {
-                pipeline: roots.pipeline,
-                project: roots.project,
+        let mut forgotten = Vec::new();
+        let mut kept: BTreeMap<Project, KeptPipeline> = BTreeMap::new();
+        for (name, record) in self.all_roots()? {
+            let record = record.map_err(|reason| StoreError::NeedsUnknown {
+                path: self.backend.place(&name),
+                reason,
+                advice: "run the whole pipeline of that name again, which writes the record anew; if its results are not \
+                         needed any more, remove the record",
+            })?;
+            let of = record.of();
+            let file_exists = Path::new(&of.project).exists();
+            let forget =
+                (options.forget_missing && !file_exists) || (options.forget_variants && !of.variant.is_empty());
+            let pipeline = kept.entry(of).or_insert_with_key(|of| KeptPipeline {
+                pipeline: of.pipeline.clone(),
+                project: of.project.clone(),
+                variant: of.variant.clone(),
                 file_exists,
-                instances: roots.instances.len(),
-            };
-            if options.forget_missing && !file_exists {
-                if !options.dry_run {
-                    fs::remove_file(&path)?;
-                }
-                report.forgotten.push(kept);
+                instances: 0,
+            });
+            pipeline.instances = pipeline.instances.max(record.instances.len());
+            if forget {
+                forgotten.push((name, record.of()));
                 continue;
             }
-            report.pipelines.push(kept);
-            for root in roots.instances.into_values() {
+            for root in record.instances.into_values() {
                 live.checkpoints.extend(root.checkpoints);
-                if let Some(key) = root.key
-                    && let Some(entry) = self.action(&root.kind, &key)?
-                {
-                    self.mark_action(&entry, live)?;
+                if let Some(key) = root.key {
+                    self.mark_root(&root.kind, &key, live)?;
                 }
             }
         }
+        for (name, of) in forgotten {
+            if !options.dry_run {
+                self.backend.delete(&name)?;
+            }
+            report.forgotten.extend(kept.remove(&of));
+        }
+        report.pipelines.extend(kept.into_values());
         Ok(())
+    }
+
+    /// Marks what a pipeline needs. Where damage hides what that is, nothing may be removed.
+    fn mark_root(&self, kind: &str, key: &Digest, live: &mut Live) -> Result<(), StoreError> {
+        let name = actions::action(kind, key);
+        let unknown = |reason: &str| StoreError::NeedsUnknown {
+            path: self.backend.place(&name),
+            reason: reason.to_owned(),
+            advice: "run `statcell cache verify`, then the pipeline again, and then collect",
+        };
+        match self.inspect::<ActionEntry>(&name) {
+            Found::Whole(entry) => {
+                for output in entry.outputs.values() {
+                    match self.tree(&output.tree) {
+                        Ok(_) => {}
+                        Err(error @ StoreError::Io { .. }) => return Err(error),
+                        Err(_) => return Err(unknown("names a list of files that is damaged or missing")),
+                    }
+                }
+                self.mark_action(&entry, live)
+            }
+            Found::Nothing => {
+                // Its item results are worth keeping: most of them will serve again.
+                live.actions.insert((kind.to_owned(), *key));
+                self.mark_items_of(kind, key, live)
+            }
+            Found::Torn => Err(unknown("is damaged")),
+            Found::Strange => Err(unknown("was written by another version of statcell")),
+            Found::Unreadable(error) => Err(error),
+        }
     }
 
     /// An action stays: its trees, their blobs, its item results.
@@ -182,20 +250,37 @@ impl Store {
         }
         live.checkpoints.extend(entry.checkpoints);
         live.blobs.extend(self.needs(entry)?);
-        if let Some(list) = self.facts(&entry.kind, &entry.key)?.and_then(|facts| facts.items) {
-            live.blobs.insert(list);
-            // A damaged list costs item results, nothing else.
-            let keys = self.get(&list).unwrap_or_default();
-            for key in keys.chunks_exact(32) {
-                self.mark_item(Digest::from_bytes(key.try_into().expect("32 bytes")), live);
+        self.mark_items_of(&entry.kind, &entry.key, live)
+    }
+
+    fn mark_items_of(&self, kind: &str, key: &Digest, live: &mut Live) -> Result<(), StoreError> {
+        let list = match self.inspect::<RunFacts>(&actions::facts(kind, key)) {
+            Found::Whole(facts) => facts.items,
+            Found::Nothing => None,
+            Found::Torn | Found::Strange => {
+                live.all_items = true;
+                None
             }
+            Found::Unreadable(error) => return Err(error),
+        };
+        let Some(list) = list else { return Ok(()) };
+        live.blobs.insert(list);
+        match self.get(&list) {
+            Ok(keys) => {
+                for key in keys.chunks_exact(32) {
+                    self.mark_item(Digest::from_bytes(key.try_into().expect("32 bytes")), live);
+                }
+            }
+            Err(error @ StoreError::Io { .. }) => return Err(error),
+            // Which items are needed is not known: all of them stay.
+            Err(_) => live.all_items = true,
         }
         Ok(())
     }
 
     fn mark_item(&self, key: Digest, live: &mut Live) {
         if live.items.insert(key)
-            && let Some(tree) = items::read(&self.item_path(&key))
+            && let Some(tree) = self.item_tree(&items::item(&key))
         {
             live.blobs.extend(tree.entries().iter().map(|file| file.digest));
         }
@@ -217,54 +302,49 @@ impl Store {
         Ok(needed)
     }
 
-    /// Marks young actions and items. Gives the other actions, and the sizes and ages of all blobs.
-    #[expect(clippy::type_complexity, reason = "a private pair of lists")]
+    /// Marks young actions and items. Gives the other actions, and what is known of all blobs.
     fn mark_young(
         &self,
         young: Duration,
         live: &mut Live,
-    ) -> Result<(Vec<(String, Digest, Duration)>, BTreeMap<Digest, (PathBuf, u64, Duration)>), StoreError> {
-        let mut sizes = BTreeMap::new();
-        for (digest, path) in list_sharded(&self.root().join("blobs"))? {
-            if let Some(metadata) = fs::metadata(&path)? {
-                sizes.insert(digest, (path, metadata.len(), fs::modified(&metadata)));
-            }
-        }
+    ) -> Result<(Vec<ActionListed>, BTreeMap<Digest, Meta>), StoreError> {
+        let blobs = self.list_by_digest("blobs")?.into_iter().map(|(digest, object)| (digest, object.meta)).collect();
         let mut rest = Vec::new();
-        for (kind, key, used) in self.list_actions()? {
-            match self.action(&kind, &key)? {
-                Some(entry) if used >= young => self.mark_action(&entry, live)?,
-                _ if live.actions.contains(&(kind.clone(), key)) => {}
-                _ => rest.push((kind, key, used)),
+        for listed in self.list_actions()? {
+            match self.recorded(&listed.kind, &listed.key)? {
+                Some(entry) if listed.used >= young => self.mark_action(&entry, live)?,
+                _ if live.actions.contains(&(listed.kind.clone(), listed.key)) => {}
+                _ => rest.push(listed),
             }
         }
-        for (key, path) in list_sharded(&self.root().join("items"))? {
-            if fs::metadata(&path)?.is_some_and(|metadata| fs::modified(&metadata) >= young) {
+        for (key, object) in self.list_by_digest("items")? {
+            if live.all_items || object.meta.used >= young {
                 self.mark_item(key, live);
             }
         }
-        Ok((rest, sizes))
+        Ok((rest, blobs))
     }
 
     /// Of the actions that nothing needs, marks those that fit under the size limit; gives the others.
     fn mark_what_fits(
         &self,
         options: &GcOptions,
-        mut rest: Vec<(String, Digest, Duration)>,
-        sizes: &BTreeMap<Digest, (PathBuf, u64, Duration)>,
+        mut rest: Vec<ActionListed>,
+        blobs: &BTreeMap<Digest, Meta>,
         live: &mut Live,
-    ) -> Result<Vec<(String, Digest, Duration)>, StoreError> {
-        rest.sort_by(|a, b| b.2.cmp(&a.2).then_with(|| (&a.0, a.1).cmp(&(&b.0, b.1))));
+    ) -> Result<Vec<ActionListed>, StoreError> {
+        // What was used last comes first.
+        rest.sort_by(|a, b| b.used.cmp(&a.used).then_with(|| (&a.kind, a.key).cmp(&(&b.kind, b.key))));
         let Some(limit) = options.max_size else { return Ok(rest) };
-        let size_of = |digest: &Digest| sizes.get(digest).map_or(0, |(_, bytes, _)| *bytes);
+        let size_of = |digest: &Digest| blobs.get(digest).map_or(0, |meta| meta.size);
         let mut total: u64 = live.blobs.iter().map(size_of).sum();
-        total += super::stats::amount(&self.root().join("checkpoints"))?.bytes;
+        total += self.backend.amount("checkpoints")?.bytes;
         let mut removed = Vec::new();
         let mut full = false;
-        for (kind, key, used) in rest {
-            let entry = if full { None } else { self.action(&kind, &key)? };
+        for listed in rest {
+            let entry = if full { None } else { self.recorded(&listed.kind, &listed.key)? };
             let Some(entry) = entry else {
-                removed.push((kind, key, used));
+                removed.push(listed);
                 continue;
             };
             let more: u64 = self.needs(&entry)?.iter().filter(|blob| !live.blobs.contains(blob)).map(size_of).sum();
@@ -273,7 +353,7 @@ impl Store {
                 self.mark_action(&entry, live)?;
             } else {
                 full = true;
-                removed.push((kind, key, used));
+                removed.push(listed);
             }
         }
         Ok(removed)
@@ -286,16 +366,13 @@ impl Store {
         live: &Live,
         report: &mut GcReport,
     ) -> Result<(), StoreError> {
-        for (key, path) in list_sharded(&self.root().join("items"))? {
-            let Some(metadata) = fs::metadata(&path)? else { continue };
-            if live.items.contains(&key) || fs::modified(&metadata) >= young {
-                report.kept.add(metadata.len());
-                continue;
+        for (key, object) in self.list_by_digest("items")? {
+            let stays = live.all_items || live.items.contains(&key) || object.meta.used >= young;
+            if stays || (!options.dry_run && !self.backend.delete_unused(&object.name, young)?) {
+                report.kept.add(object.meta.size);
+            } else {
+                report.items.add(object.meta.size);
             }
-            if !options.dry_run {
-                fs::remove_file(&path)?;
-            }
-            report.items.add(metadata.len());
         }
         Ok(())
     }
@@ -305,37 +382,18 @@ impl Store {
         options: &GcOptions,
         young: Duration,
         live: &Live,
-        sizes: &BTreeMap<Digest, (PathBuf, u64, Duration)>,
+        blobs: &BTreeMap<Digest, Meta>,
         report: &mut GcReport,
     ) -> Result<(), StoreError> {
-        for (digest, (path, bytes, used)) in sizes {
-            if live.blobs.contains(digest) || *used >= young {
-                report.kept.add(*bytes);
-                continue;
+        for (digest, meta) in blobs {
+            let stays = live.blobs.contains(digest) || meta.used >= young;
+            if stays || (!options.dry_run && !self.backend.delete_unused(&blob(digest), young)?) {
+                report.kept.add(meta.size);
+            } else {
+                report.blobs.add(meta.size);
             }
-            if !options.dry_run && !self.remove_blob(digest, path, young)? {
-                report.kept.add(*bytes);
-                continue;
-            }
-            report.blobs.add(*bytes);
         }
         Ok(())
-    }
-
-    /// Moves a blob away, and brings it back if it was used since it was looked at. `false`: it stays.
-    fn remove_blob(&self, digest: &Digest, path: &Path, young: Duration) -> Result<bool, StoreError> {
-        let aside = self.tmp().join(format!("gc-{digest}"));
-        fs::create_folder(&self.tmp())?;
-        if !fs::rename(path, &aside)? {
-            return Ok(true);
-        }
-        let used = fs::metadata(&aside)?.map(|metadata| fs::modified(&metadata));
-        if used.is_some_and(|used| used >= young) {
-            fs::rename(&aside, path)?;
-            return Ok(false);
-        }
-        fs::remove_file(&aside)?;
-        Ok(true)
     }
 
     fn sweep_checkpoints(
@@ -345,53 +403,15 @@ impl Store {
         live: &Live,
         report: &mut GcReport,
     ) -> Result<(), StoreError> {
-        let folder = self.root().join("checkpoints");
-        for of in fs::list(&folder)? {
-            let needed = of.parse().is_ok_and(|of| live.checkpoints.contains(&of));
-            for name in fs::list(&folder.join(&of))? {
-                let path = folder.join(&of).join(&name);
-                let Some(metadata) = fs::metadata(&path)? else { continue };
-                if needed || fs::modified(&metadata) >= young {
-                    report.kept.add(metadata.len());
-                    continue;
-                }
-                if !options.dry_run {
-                    fs::remove_file(&path)?;
-                }
-                report.checkpoints.add(metadata.len());
-            }
-            if !options.dry_run {
-                // Only an empty folder goes; one that just got a checkpoint stays.
-                let _ = std::fs::remove_dir(folder.join(&of));
+        for object in self.backend.list("checkpoints")? {
+            let of = object.name.split('/').nth(1).and_then(|of| of.parse().ok());
+            let stays = of.is_some_and(|of| live.checkpoints.contains(&of)) || object.meta.used >= young;
+            if stays || (!options.dry_run && !self.backend.delete_unused(&object.name, young)?) {
+                report.kept.add(object.meta.size);
+            } else {
+                report.checkpoints.add(object.meta.size);
             }
         }
         Ok(())
     }
-}
-
-/// Removes old files and folders right under `folder`.
-fn sweep_leftovers(
-    options: &GcOptions,
-    young: Duration,
-    folder: &Path,
-    report: &mut GcReport,
-) -> Result<(), StoreError> {
-    for name in fs::list(folder)? {
-        let path = folder.join(name);
-        let Some(metadata) = fs::metadata(&path)? else { continue };
-        if fs::modified(&metadata) >= young {
-            continue;
-        }
-        let amount =
-            if metadata.is_dir() { super::stats::amount(&path)? } else { Amount { files: 1, bytes: metadata.len() } };
-        if !options.dry_run {
-            if metadata.is_dir() {
-                fs::remove_folder(&path)?
-            } else {
-                fs::remove_file(&path)?
-            };
-        }
-        report.leftovers = report.leftovers + amount;
-    }
-    Ok(())
 }

@@ -1,24 +1,22 @@
 //! Results of single items: a cell's features, a cell's aligned image.
 
-use super::{
-    Digest, Store, StoreError, Tree,
-    disk::sharded,
-    fs::{self, Mode},
-};
+use super::{Digest, Store, StoreError, Tree, backend::Put, base::by_digest};
+
+/// The name of the object that holds an item's result.
+pub(super) fn item(key: &Digest) -> String {
+    by_digest("items", key)
+}
 
 impl Store {
-    pub(super) fn item_path(&self, key: &Digest) -> std::path::PathBuf {
-        sharded(&self.root().join("items"), key)
-    }
-
     /// The files of an item's result. `None`: there is no result, it is torn, or a blob of it is not there.
     #[must_use]
     pub fn item(&self, key: &Digest) -> Option<Tree> {
-        let path = self.item_path(key);
-        let tree = read(&path)?;
+        let name = item(key);
+        let tree = self.item_tree(&name)?;
         let there = tree.entries().iter().all(|entry| self.has(&entry.digest, entry.size));
         if there {
-            fs::touch_path(&path);
+            // Where it cannot be touched, it may be collected: then it is computed again.
+            let _ = self.backend.touch(&name);
         }
         there.then_some(tree)
     }
@@ -31,22 +29,22 @@ impl Store {
         let encoded = result.encode();
         let mut bytes = format!("{}\n", Digest::of(&encoded)).into_bytes();
         bytes.extend_from_slice(&encoded);
-        fs::publish(fs::stage(&self.tmp(), &bytes, Mode::Writable)?, &self.item_path(key))
+        self.write(&item(key), &bytes, Put { replace: true, durable: false }).map(drop)
     }
-}
 
-/// An item's result: the digest of the tree's bytes, then the tree. `None`: none, or torn.
-pub(super) fn read(path: &std::path::Path) -> Option<Tree> {
-    let bytes = fs::read(path).ok()??;
-    let (check, encoded) = bytes.split_at_checked(65)?;
-    let right = check == format!("{}\n", Digest::of(encoded)).as_bytes();
-    if right { Tree::decode(encoded).ok() } else { None }
+    /// An item's result: the digest of the tree's bytes, then the tree. `None`: none, or torn.
+    pub(super) fn item_tree(&self, name: &str) -> Option<Tree> {
+        let bytes = self.read(name).ok()??;
+        let (check, encoded) = bytes.split_at_checked(65)?;
+        let right = check == format!("{}\n", Digest::of(encoded)).as_bytes();
+        if right { Tree::decode(encoded).ok() } else { None }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{Blobs, TreeEntry};
+    use crate::store::{Blobs, TreeEntry, base::blob};
 
     #[test]
     fn an_item_is_there_only_with_its_blobs() {
@@ -58,14 +56,14 @@ mod tests {
         assert_eq!(store.item(&key), None);
         store.put_item(&key, &tree).unwrap();
         assert_eq!(store.item(&key), Some(tree.clone()));
-        let path = store.item_path(&key);
+        let path = folder.path().join(item(&key));
         let whole = std::fs::read(&path).unwrap();
         for length in [0, 30, 65, whole.len() - 1] {
             std::fs::write(&path, &whole[..length]).unwrap();
             assert_eq!(store.item(&key), None);
         }
         store.put_item(&key, &tree).unwrap();
-        std::fs::remove_file(store.blob_path(&digest)).unwrap();
+        std::fs::remove_file(folder.path().join(blob(&digest))).unwrap();
         assert_eq!(store.item(&key), None);
     }
 }

@@ -25,20 +25,35 @@ impl Tree {
     /// A tree of these entries.
     ///
     /// # Errors
-    /// [`StoreError::Malformed`] when a name is empty, absolute, holds `..` or a control character, or stands twice.
+    /// [`StoreError::Name`] when [`Tree::check_name`] refuses a name, or a name stands twice.
     pub fn new(mut entries: Vec<TreeEntry>) -> Result<Self, StoreError> {
         entries.sort_by(|a, b| a.name.cmp(&b.name));
-        let malformed = |reason| StoreError::Malformed { what: "tree", reason };
         for entry in &entries {
-            let parts_fine = entry.name.split('/').all(|part| !matches!(part, "" | "." | ".."));
-            if !parts_fine || entry.name.contains(['\\', '\0']) || entry.name.chars().any(char::is_control) {
-                return Err(malformed(format!("`{}` is no relative path", entry.name.escape_debug())));
-            }
+            Self::check_name(&entry.name)?;
         }
         if let Some(pair) = entries.windows(2).find(|pair| pair[0].name == pair[1].name) {
-            return Err(malformed(format!("`{}` stands twice", pair[0].name)));
+            return Err(StoreError::Name { name: pair[0].name.clone(), reason: "two files have this name" });
         }
         Ok(Self { entries })
+    }
+
+    /// Whether a file of a tree may have this name: a relative path that every system can hold.
+    ///
+    /// # Errors
+    /// [`StoreError::Name`] when it is empty or absolute, or holds `.` or `..` as a part, a backslash or a control character.
+    pub fn check_name(name: &str) -> Result<(), StoreError> {
+        let reason = if name.is_empty() {
+            "a name has at least one letter"
+        } else if name.split('/').any(|part| matches!(part, "" | "." | "..")) {
+            "a name is a relative path, without `.`, `..` and empty parts"
+        } else if name.contains('\\') {
+            "it holds a backslash, which other systems take for a folder"
+        } else if name.chars().any(char::is_control) {
+            "it holds a control character, such as a line break or a tabulator"
+        } else {
+            return Ok(());
+        };
+        Err(StoreError::Name { name: name.to_owned(), reason })
     }
 
     /// The entries, sorted by name.
@@ -94,7 +109,8 @@ impl Tree {
             let size = parts.next()?.parse().ok()?;
             Some(TreeEntry { name: parts.next()?.to_owned(), digest, size })
         });
-        let tree = Self::new(entries.collect::<Option<_>>().ok_or_else(|| malformed("a broken line"))?)?;
+        let entries = entries.collect::<Option<_>>().ok_or_else(|| malformed("a broken line"))?;
+        let tree = Self::new(entries).map_err(|error| malformed(&error.to_string()))?;
         if tree.encode() == bytes { Ok(tree) } else { Err(malformed("not in canonical form")) }
     }
 }
@@ -118,8 +134,9 @@ mod tests {
 
     #[test]
     fn bad_names_and_bytes_are_refused() {
-        for name in ["", "/a", "a/../b", "a\nb", "a//b"] {
-            assert!(Tree::new(vec![entry(name)]).is_err(), "{name:?}");
+        for name in ["", "/a", "a/../b", "a\nb", "a//b", "a\\b", "a/", "\u{7f}", "."] {
+            let error = Tree::new(vec![entry(name)]).unwrap_err();
+            assert!(matches!(&error, StoreError::Name { .. }) && error.advice().is_none(), "{name:?}: {error}");
         }
         assert!(Tree::new(vec![entry("a"), entry("a")]).is_err());
         assert!(Tree::decode(b"statcell-tree 1\nzz 1 a\n").is_err());

@@ -17,7 +17,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
+    fs::{self, File},
+    io::Write,
 };
 
 mod placeholder;
@@ -126,8 +127,9 @@ impl StageKind for Command {
             for artifact in artifacts {
                 context.check()?;
                 for entry in artifact.tree.entries() {
-                    scratch
-                        .write(&format!("{folder}/{}", entry.name), &artifact.read(context.blobs(), &entry.name)?)?;
+                    scratch.fill(&format!("{folder}/{}", entry.name), |file| {
+                        artifact.copy_to(context.blobs(), &entry.name, file)
+                    })?;
                 }
             }
             places.insert(port.clone(), vec![folder]);
@@ -141,10 +143,11 @@ impl StageKind for Command {
                     return Err(StageError::bad_input(format!("`{port}` has two files named `{}`", file.name))
                         .with_help("rename one of them, or give each its own name in `files`"));
                 }
-                let path = scratch.write(&format!("{folder}/{}", file.name), &file.read()?)?;
+                let bytes = file.read()?;
+                let path = scratch.fill(&format!("{folder}/{}", file.name), |to| Ok(to.write_all(&bytes)))?;
                 // A script may be meant to be executed.
                 if let Ok(metadata) = fs::metadata(&file.path) {
-                    fs::set_permissions(&path, metadata.permissions()).map_err(|error| unwritable(&path, &error))?;
+                    fs::set_permissions(&path, metadata.permissions()).map_err(|error| unwritable(&path, error))?;
                 }
             }
             places.insert(port.clone(), files.iter().map(|file| format!("{folder}/{}", file.name)).collect());
@@ -175,8 +178,8 @@ impl StageKind for Command {
             for file in files {
                 context.check()?;
                 let path = folder.join(&file);
-                let bytes = fs::read(&path).map_err(|error| unreadable(&path, &error))?;
-                writer.put(file, &bytes)?;
+                let mut from = File::open(&path).map_err(|error| unreadable(&path, &error))?;
+                writer.put_from(file, &mut from)?.map_err(|error| unreadable(&path, &error))?;
             }
             let artifact = writer.finish()?;
             promise::check(&artifact, context).map_err(|error| broken_promise(name, *kind, error))?;

@@ -34,7 +34,7 @@ pub(super) fn run(
     context: &Context,
 ) -> Result<(), StageError> {
     let program = argv.first().map(String::as_str).unwrap_or_default();
-    let output = File::create(log).map_err(|error| unwritable(log, &error))?;
+    let output = File::create(log).map_err(|error| unwritable(log, error))?;
     let failed = |what: &str, error: &std::io::Error| StageError::failed(format!("cannot {what} `{program}`: {error}"));
     let mut supervisor = Process::new(context.program()?)
         .arg("supervise")

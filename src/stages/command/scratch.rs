@@ -1,14 +1,20 @@
 //! The folder that a program runs in, and what it wrote there.
 
 use std::{
-    fs,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
 };
 
-use crate::stage::StageError;
+use crate::{
+    artifact::ArtifactError,
+    stage::StageError,
+    store::{StoreError, Tree},
+};
 
-pub(super) fn unwritable(path: &Path, error: &std::io::Error) -> StageError {
-    StageError::failed(format!("cannot write `{}`: {error}", path.display()))
+/// The folder of a program is the store's: where it cannot be written, the store cannot.
+pub(super) fn unwritable(path: &Path, source: io::Error) -> StageError {
+    StoreError::Io { action: "write", path: path.to_owned(), source }.into()
 }
 
 pub(super) fn unreadable(path: &Path, error: &std::io::Error) -> StageError {
@@ -27,16 +33,22 @@ impl Scratch {
 
     pub(super) fn folder(&self, name: &str) -> Result<PathBuf, StageError> {
         let path = self.0.join(name);
-        fs::create_dir_all(&path).map_err(|error| unwritable(&path, &error))?;
+        fs::create_dir_all(&path).map_err(|error| unwritable(&path, error))?;
         Ok(path)
     }
 
-    pub(super) fn write(&self, name: &str, bytes: &[u8]) -> Result<PathBuf, StageError> {
+    /// Makes a file and lets `write` fill it; the inner error of that is the file's.
+    pub(super) fn fill(
+        &self,
+        name: &str,
+        write: impl FnOnce(&mut File) -> Result<io::Result<()>, ArtifactError>,
+    ) -> Result<PathBuf, StageError> {
         let path = self.0.join(name);
         if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent).map_err(|error| unwritable(parent, &error))?;
+            fs::create_dir_all(parent).map_err(|error| unwritable(parent, error))?;
         }
-        fs::write(&path, bytes).map_err(|error| unwritable(&path, &error))?;
+        let mut file = File::create(&path).map_err(|error| unwritable(&path, error))?;
+        write(&mut file)?.map_err(|error| unwritable(&path, error))?;
         Ok(path)
     }
 }
@@ -55,6 +67,9 @@ pub(super) fn collect(folder: &Path, prefix: &str, output: &str, files: &mut Vec
         if kind.is_dir() {
             collect(&entry.path(), &format!("{relative}/"), output, files)?;
         } else if kind.is_file() {
+            Tree::check_name(&relative).map_err(|error| {
+                StageError::failed(format!("output `{output}`: {error}")).with_help("let the program use another name")
+            })?;
             files.push(relative);
         } else {
             return Err(bad(&relative, "which is neither a file nor a folder"));
