@@ -56,6 +56,28 @@ pub(super) fn odd_numbers(name: &str, node: &Node, errors: &mut Vec<SpecError>) 
     }
 }
 
+/// What of these parameters lies beyond the limits that their kind declares: names, and what is wrong.
+pub(super) fn beyond_limits(declared: &Declared, params: &Value) -> Vec<(String, String)> {
+    let of = |(name, value): (&String, &Value)| {
+        let message = beyond(declared.properties.get(name)?, value)?;
+        Some((name.clone(), format!("`{name}` {message}")))
+    };
+    params.as_object().into_iter().flatten().filter_map(of).collect()
+}
+
+fn beyond(schema: &Value, value: &Value) -> Option<String> {
+    if let Some(items) = value.as_array() {
+        return items.iter().find_map(|item| beyond(schema.get("items")?, item));
+    }
+    let number = value.as_f64()?;
+    let limit = |name: &str| schema.get(name).and_then(Value::as_f64);
+    match (limit("minimum"), limit("maximum")) {
+        (Some(least), _) if number < least => Some(format!("must not be below {least}")),
+        (_, Some(most)) if number > most => Some(format!("must not be above {most}")),
+        _ => None,
+    }
+}
+
 /// Parameters as far as they were understood.
 pub(super) struct Parsed {
     /// Normalised parameters.

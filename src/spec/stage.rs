@@ -310,7 +310,17 @@ impl Surroundings<'_> {
             }
             let found = params::parse(kind, (&stage.name, &stage.span), table, missing, errors);
             match found {
-                Some(params::Parsed { params, without }) if without.is_empty() => variants.push(Variant { at, params }),
+                Some(params::Parsed { params, without }) if without.is_empty() => {
+                    let beyond = params::beyond_limits(declared, &params);
+                    sound &= beyond.is_empty();
+                    for (name, message) in beyond.into_iter().take(ADVISED.saturating_sub(errors.len())) {
+                        let axis = axes.iter().find(|axis| axis.name == name).map(|axis| &axis.span);
+                        let span = axis.or_else(|| stage.spans.get(&name)).unwrap_or(&stage.span);
+                        let message = format!("stage `{}`: {message}", stage.name);
+                        errors.push(SpecError::new("limit", message).label(span, "beyond the limit"));
+                    }
+                    variants.push(Variant { at, params });
+                }
                 found => {
                     sound = false;
                     // What could be understood is still held to what the kind says of it.

@@ -12,8 +12,9 @@ use serde_json::Value;
 use super::{
     Numerics, StageError,
     host::{Host, Progress},
-    item::{Item, ItemContext, ItemInput, ItemWork, Work, read_back},
+    item::{Item, ItemInput, read_back},
     printable,
+    work::{ItemContext, ItemWork, Work},
 };
 use crate::{
     artifact::ArtifactError,

@@ -13,13 +13,15 @@ mod kind;
 mod numerics;
 mod port;
 mod printable;
+mod work;
 
 pub use context::Context;
 pub use error::StageError;
 pub use folder::{folder_digest, folder_files, is_image_folder};
 pub use host::{Host, Progress};
-pub use item::{Item, ItemContext, ItemFiles, ItemInput, ItemWork, Work};
+pub use item::{Item, ItemInput};
 pub use kind::{AnyStage, Checked, Problem, StageKind, erased};
 pub use numerics::{Device, DeviceChoice, Numerics, NumericsError, Precision};
 pub use port::{Arity, Facts, FileInput, Input, InputFacts, Inputs, Output, OutputFacts, Outputs};
 pub use printable::printable;
+pub use work::{ItemContext, ItemFiles, ItemWork, Work};

@@ -27,6 +27,7 @@ pub(super) struct Embed;
 pub(super) struct Params {
     /// Draws of z that a cell's reconstruction error is the mean of (paper, section 4.3: ten).
     #[serde(default = "samples")]
+    #[schemars(range(max = 10_000))]
     pub samples: usize,
     /// Embed control cells with a reference model too. Their reference images are copies of real cells', so by default each
     /// cell counts once. A target model always embeds them.
@@ -34,6 +35,7 @@ pub(super) struct Params {
     pub with_controls: bool,
     /// Cells in the figure of observed and reconstructed cells.
     #[serde(default = "shown")]
+    #[schemars(range(max = 10_000))]
     pub shown: usize,
     /// Seed of the draws of z.
     pub seed: u64,

@@ -30,6 +30,7 @@ pub(super) struct FeaturesParams {
     pub(super) from_intensity: bool,
     /// The side of the block whose mean is the threshold under `from-intensity`, in voxels; odd.
     #[serde(default = "default_block_size")]
+    #[schemars(range(max = 9999))]
     pub(super) block_size: usize,
 }
 

@@ -20,12 +20,15 @@ pub(super) struct LatentWalk;
 pub(super) struct Params {
     /// How many dimensions are walked along, those with the highest mean |μ| first.
     #[serde(default = "dimensions")]
+    #[schemars(range(max = 10_000))]
     pub dimensions: usize,
     /// Steps of each walk.
     #[serde(default = "steps")]
+    #[schemars(range(max = 1000))]
     pub steps: usize,
     /// Where a walk begins and ends: so many standard deviations of the dimension's μ below and above 0.
     #[serde(default = "range")]
+    #[schemars(range(max = 1000.0))]
     pub range: f64,
     /// The id of the cell that conditions a target model; absent: the first that is no control and has a structure that the
     /// model knows.

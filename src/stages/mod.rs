@@ -15,6 +15,8 @@ mod inference;
 #[cfg(test)]
 mod item_keys;
 mod latent_walk;
+#[cfg(test)]
+mod limits;
 mod normalize;
 mod pca_regression;
 mod project;

@@ -34,10 +34,12 @@ pub(super) struct NormalizeParams {
     pub(super) method: Method,
     /// The percentile that becomes 1 under `method = "percentile"`; of the voxels inside the mask, where masks are applied.
     #[serde(default = "default_percentile")]
+    #[schemars(range(max = 100.0))]
     pub(super) percentile: f64,
     /// The sum of a channel under `method = "constant-sum"`. The default is the published program's, meant for 2D images of
     /// 160 × 96.
     #[serde(default = "default_total")]
+    #[schemars(range(max = 1e12))]
     pub(super) total: f64,
     /// Whether DNA is kept inside the nucleus only, and every other channel inside the cell.
     #[serde(default = "yes")]

@@ -26,12 +26,15 @@ pub(super) struct PcaRegression;
 pub(super) struct PcaRegressionParams {
     /// How many principal components of the features are explained, the first ones.
     #[serde(default = "default_components")]
+    #[schemars(range(max = 10_000))]
     pub(super) components: usize,
     /// Latent dimensions with a mean KL divergence above this, in nats, are important: they are what explains the components.
     #[serde(default = "default_threshold")]
+    #[schemars(range(max = 1e6))]
     pub(super) kl_threshold: f64,
     /// The share of cells that is held out of the fit and predicted.
     #[serde(default = "default_fraction")]
+    #[schemars(range(max = 1.0))]
     pub(super) test_fraction: f64,
     /// Another seed holds out other cells. The pipeline's by default.
     #[serde(default)]

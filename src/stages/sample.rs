@@ -31,12 +31,14 @@ pub(super) struct Sample;
 pub(super) struct Params {
     /// How many cells. With the port `cells`: how many of the given cells, from the first on.
     #[serde(default = "count")]
+    #[schemars(range(max = 1_000_000))]
     pub count: usize,
     /// The structures that are drawn into each cell; absent: all that the target model knows but the controls.
     #[serde(default)]
     pub structures: Vec<String>,
     /// Draws of every structure for each cell.
     #[serde(default = "draws")]
+    #[schemars(range(max = 10_000))]
     pub draws: usize,
     /// Seed of the draws.
     pub seed: u64,

@@ -30,57 +30,75 @@ pub(super) struct SegmentAlign;
 pub(super) struct Params {
     /// Size of the image of one cell in voxels: z, y, x. A cell that does not fit is left out and listed.
     #[serde(default = "size")]
+    #[schemars(inner(range(max = 4096)))]
     pub size: [usize; 3],
     /// Side of the cubic voxels of the aligned cells in µm.
     #[serde(default = "voxel_size")]
+    #[schemars(range(max = 1000.0))]
     pub voxel_size: f64,
     /// Radius of the median filter that both channels go through first, in µm; 0: none.
     #[serde(default = "median_radius")]
+    #[schemars(range(max = 100.0))]
     pub median_radius: f64,
     /// Scale in µm at which the surface of nuclei is smoothed.
     #[serde(default = "nucleus_smoothing")]
+    #[schemars(range(max = 100.0))]
     pub nucleus_smoothing: f64,
     /// Reach in µm of the local brightness of nuclei: less than a nucleus's radius.
     #[serde(default = "nucleus_reach")]
+    #[schemars(range(max = 1000.0))]
     pub nucleus_reach: f64,
     /// Reach in µm of the local background of the DNA channel.
     #[serde(default = "background_reach")]
+    #[schemars(range(max = 1000.0))]
     pub background_reach: f64,
     /// Least brightness of a nucleus above the background, as a share of the typical one's.
     #[serde(default = "nucleus_contrast")]
+    #[schemars(range(max = 1000.0))]
     pub nucleus_contrast: f64,
     /// Nuclei that touch are taken apart where their neck is narrower than this share of the smaller one's radius.
     #[serde(default = "nucleus_neck")]
+    #[schemars(range(max = 1000.0))]
     pub nucleus_neck: f64,
     /// Objects smaller than this are no nuclei, in µm³.
     #[serde(default = "nucleus_least")]
+    #[schemars(range(max = 1e9))]
     pub nucleus_least: f64,
     /// Nuclei that are this many times as bright as the typical one are mitotic: parts of one cell are one nucleus.
     #[serde(default = "mitotic_brightness")]
+    #[schemars(range(max = 1000.0))]
     pub mitotic_brightness: f64,
     /// Scale of the membrane in µm: about half its apparent thickness.
     #[serde(default = "membrane_scale")]
+    #[schemars(range(max = 100.0))]
     pub membrane_scale: f64,
     /// Reach in µm of the membrane's local brightness: in the plane, across planes.
     #[serde(default = "membrane_reach")]
+    #[schemars(inner(range(max = 1000.0)))]
     pub membrane_reach: [f64; 2],
     /// A wall between cells is where the locally normalised membrane is above this, 0 to 1.
     #[serde(default = "wall")]
+    #[schemars(range(max = 1000.0))]
     pub wall: f64,
     /// Bright pieces of membrane smaller than this are vesicles and taken out, in µm³.
     #[serde(default = "vesicle_volume")]
+    #[schemars(range(max = 1e9))]
     pub vesicle_volume: f64,
     /// Gaps in walls are closed up to this radius in µm.
     #[serde(default = "gap")]
+    #[schemars(range(max = 100.0))]
     pub gap: f64,
     /// Scale in µm at which the surface of cells is smoothed.
     #[serde(default = "cell_smoothing")]
+    #[schemars(range(max = 100.0))]
     pub cell_smoothing: f64,
     /// Plausible volumes of a nucleus in µm³: smallest and largest. Others are left out and listed.
     #[serde(default = "nucleus_volume")]
+    #[schemars(inner(range(max = 1e12)))]
     pub nucleus_volume: [f64; 2],
     /// Plausible volumes of a cell in µm³: smallest and largest. Others are left out and listed.
     #[serde(default = "cell_volume")]
+    #[schemars(inner(range(max = 1e12)))]
     pub cell_volume: [f64; 2],
 }
 
@@ -177,6 +195,9 @@ fn picture_file(label: u32) -> String {
     format!("cell-{label:04}.png")
 }
 
+/// The most voxels of the image of a cell.
+const MOST_VOXELS: usize = 1 << 28;
+
 impl StageKind for SegmentAlign {
     type Params = Params;
 
@@ -202,6 +223,15 @@ impl StageKind for SegmentAlign {
 
     fn check(params: &Params, inputs: &InputFacts) -> Checked {
         let mut problems = Vec::new();
+        if params
+            .size
+            .iter()
+            .try_fold(1_usize, |voxels, &side| voxels.checked_mul(side))
+            .is_none_or(|n| n > MOST_VOXELS)
+        {
+            let message = format!("an image of {:?} voxels is too large", params.size);
+            problems.push(Problem::with("size", message).help(format!("at most {MOST_VOXELS} voxels")));
+        }
         if params.size.contains(&0) {
             problems.push(Problem::with("size", "an image's sides must be at least one voxel"));
         }

@@ -18,9 +18,11 @@ pub(super) struct Split;
 pub(super) struct SplitParams {
     /// The share of cells kept for choosing among models.
     #[serde(default = "a_tenth")]
+    #[schemars(range(max = 1.0))]
     pub(super) validation: f64,
     /// The share of cells kept for the end.
     #[serde(default = "a_tenth")]
+    #[schemars(range(max = 1.0))]
     pub(super) test: f64,
     /// Another seed, another split. The pipeline's by default.
     #[serde(default)]

@@ -29,36 +29,47 @@ pub(super) struct TrainParams {
     /// Channels of the levels of the network, from the image inwards. Every level halves the image, so its sides have to be
     /// divisible by 2 to the number of levels.
     #[serde(default = "paper_channels")]
+    #[schemars(inner(range(max = 65_536)))]
     pub(super) channels: Vec<usize>,
     /// Latent dimensions.
     #[serde(default = "paper_latent")]
+    #[schemars(range(max = 65_536))]
     pub(super) latent: usize,
     /// How often every training cell is learned from. A higher number goes on from a cached training of fewer epochs.
+    #[schemars(range(max = 1_000_000))]
     pub(super) epochs: u64,
     /// Cells of a batch. A last batch of one cell joins the batch before it.
     #[serde(default = "paper_batch")]
+    #[schemars(range(max = 65_536))]
     pub(super) batch: usize,
     /// Step size of Adam.
     #[serde(default = "paper_learning_rate")]
+    #[schemars(range(max = 1000.0))]
     pub(super) learning_rate: f64,
     /// The balance of the loss 2((1 − β)·reconstruction + β·KL), from 0 to 1 (paper, Eq 3). Without it the loss is reconstruction + KL.
     #[serde(default)]
+    #[schemars(range(max = 1e9))]
     pub(super) beta: Option<f64>,
     /// Samples of z for each cell at validation.
     #[serde(default = "paper_samples")]
+    #[schemars(range(max = 10_000))]
     pub(super) validation_samples: usize,
     /// The model is validated behind every epoch whose number this divides; the best validated one is kept.
     #[serde(default = "every")]
+    #[schemars(range(max = 1_000_000))]
     pub(super) validate_every: u64,
     /// Training ends when the validation ELBO has not risen in more than this many validations in a row. Without it, it does not.
     #[serde(default)]
+    #[schemars(range(max = 1_000_000))]
     pub(super) patience: Option<u64>,
     /// By how much the validation ELBO has to rise to count as a rise for `patience`.
     #[serde(default)]
+    #[schemars(range(max = 1e9))]
     pub(super) minimum_gain: f64,
     /// How often the state is kept, in seconds: what an interruption loses at most. Less often where keeping takes long, so that it
     /// costs no more than a fiftieth of the time.
     #[serde(default = "a_minute")]
+    #[schemars(range(max = 1e9))]
     pub(super) checkpoint_seconds: f64,
     /// Whether control cells (with a replaced structure) take part. By default they do in a target model and do not in a
     /// reference model, where they would be copies of cells in the set.

@@ -58,8 +58,8 @@ impl JsonSchema for VoxelSize {
         json_schema!({
             "description": "side of a voxel in µm, or its sides: z, y, x",
             "anyOf": [
-                { "type": "number" },
-                { "type": "array", "items": { "type": "number" }, "minItems": 3, "maxItems": 3 },
+                { "type": "number", "maximum": 1e6 },
+                { "type": "array", "items": { "type": "number", "maximum": 1e6 }, "minItems": 3, "maxItems": 3 },
             ],
         })
     }

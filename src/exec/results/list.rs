@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     folder::{Folder, Found, Stamp, is_beneath},
-    safe_name,
+    names::safe_name,
 };
 use crate::store::Digest;
 

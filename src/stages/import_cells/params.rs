@@ -16,9 +16,11 @@ use crate::stages::{
 pub(in crate::stages) struct ImportCellsParams {
     /// Size of each cell's image in voxels: Z, Y, X.
     #[serde(default = "default_size")]
+    #[schemars(inner(range(max = 4096)))]
     pub(super) size: [usize; 3],
     /// Side of a voxel of the cells' images in µm.
     #[serde(default = "default_voxel")]
+    #[schemars(range(max = 1000.0))]
     pub(super) voxel_size: f64,
     /// Side of a voxel of the files in µm, or its sides: Z, Y, X. By default what the manifest or the files say; aligned
     /// images that say nothing have voxels of `voxel-size`.

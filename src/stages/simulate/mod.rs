@@ -74,12 +74,15 @@ pub(super) struct SimulateParams {
     form: Form,
     /// How many single cells.
     #[serde(default = "hundred")]
+    #[schemars(range(max = 1_000_000))]
     cells: usize,
     /// How many fields of view.
     #[serde(default = "one")]
+    #[schemars(range(max = 1_000_000))]
     fields: usize,
     /// Size of each image in voxels: Z, Y, X. By default 64 × 160 × 96 for a cell, 60 × 256 × 256 for a field.
     #[serde(default)]
+    #[schemars(inner(range(max = 4096)))]
     size: Option<[usize; 3]>,
     /// Side of a voxel in µm, or its sides: Z, Y, X. By default 0.317 for a cell, [0.29, 0.26, 0.26] for a field.
     #[serde(default)]
@@ -89,12 +92,15 @@ pub(super) struct SimulateParams {
     structures: Vec<String>,
     /// The share of cells that are dividing.
     #[serde(default = "default_mitotic_fraction")]
+    #[schemars(range(max = 1.0))]
     mitotic_fraction: f64,
     /// How densely cells stand in a field: cells for an area, 1 for cells of about 2,000 µm³.
     #[serde(default = "unchanged")]
+    #[schemars(range(max = 2.0))]
     density: f64,
     /// How much light there is: less light, more noise.
     #[serde(default = "unchanged")]
+    #[schemars(range(max = 50.0))]
     brightness: f64,
     /// The drug that the cells were treated with.
     #[serde(default = "no_drug")]
@@ -271,7 +277,12 @@ impl StageKind for Simulate {
                 let help = format!("enlarge `size` or `voxel-size` to {z} × {y} × {x} µm or more");
                 wrong(Problem::with("size", message).help(help));
             }
-            if params.size().iter().product::<usize>() > MOST_VOXELS {
+            if params
+                .size()
+                .iter()
+                .try_fold(1_usize, |voxels, &side| voxels.checked_mul(side))
+                .is_none_or(|n| n > MOST_VOXELS)
+            {
                 let message = format!("an image of {:?} voxels is too large", params.size());
                 wrong(Problem::with("size", message).help(format!("at most {MOST_VOXELS} voxels")));
             }
