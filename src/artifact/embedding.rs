@@ -30,7 +30,7 @@ pub struct EmbeddingDescription {
 pub struct Embedding {
     /// The model.
     pub description: EmbeddingDescription,
-    /// A row a cell, in the order of the set: `cell_id`, `structure`, `control`, `stage`, `dataset`; `reconstruction` (squared
+    /// A row a cell, in the order of the set: the columns of the set's own table; `reconstruction` (squared
     /// error summed over voxels and channels, mean over draws of z), `kl` (nats, summed over dimensions),
     /// `elbo` = −(`reconstruction` + `kl`); `mu_0`, `mu_1`, …, `logvar_0`, `logvar_1`, …: mean and logarithm of the variance
     /// of q(z | cell).

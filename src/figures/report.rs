@@ -12,7 +12,7 @@ pub const MADE_BY: &str = "<!-- statcell:made-by -->";
 const TEMPLATE: &str = include_str!("report.html.j2");
 
 /// The sections in their order, and what each is about. Figures of other sections come behind them, in the order given.
-const SECTIONS: [(&str, &str); 10] = [
+const SECTIONS: [(&str, &str); 13] = [
     ("Cells", "The cells themselves, one image each: membrane magenta, DNA cyan, structure yellow."),
     ("Segmentation", "How nuclei and cells were found in the fields of view."),
     ("Simulation", "The simulated colony, of which everything is known."),
@@ -21,6 +21,9 @@ const SECTIONS: [(&str, &str); 10] = [
     ("Latent space", "Where cells lie in what a model has learnt."),
     ("Rate and distortion", "How much a model must say of a cell, and how exact it then is."),
     ("Features", "Shape and intensity of nucleus and cell, measured."),
+    ("Coupling", "What the place of a structure hangs on: the cell's membrane, or its nucleus."),
+    ("Perturbation", "What treatments do to cells, in the models' latent spaces."),
+    ("Outliers", "Cells that a model finds unlikely."),
     ("Sampled cells", "Cells that no microscope has seen: drawn from the models."),
     (
         "Latent walks",

@@ -22,6 +22,8 @@ pub struct Walk {
     pub deviation: f64,
     /// Its mean KL divergence over the embedded cells, in nats.
     pub mean_kl: f64,
+    /// The feature that it follows most, and Spearman's correlation with it, where that is known.
+    pub follows: Option<(String, f64)>,
     /// The steps.
     pub steps: Vec<Step>,
 }
@@ -40,7 +42,10 @@ pub fn figure(
     let titles = walks.first().into_iter().flat_map(|walk| walk.steps.iter().map(|step| sigmas(step.sigmas)));
     let mut gallery = Gallery::new().columns(titles).scale_bar(voxel_um[2]).legend(channels);
     for walk in walks {
-        gallery.row(format!("dimension {}\n{:.1} nats", walk.dimension, walk.mean_kl));
+        let follows = walk.follows.as_ref().map_or(String::new(), |(feature, correlation)| {
+            format!("\n{}\nρ = {correlation:.2}", feature.replace("_um", " µm").replace('_', " "))
+        });
+        gallery.row(format!("dimension {}\n{:.1} nats{follows}", walk.dimension, walk.mean_kl));
         for step in &walk.steps {
             gallery.tile(Picture::normalised(&step.channels, channels, voxel_um, view), "");
         }
@@ -48,14 +53,20 @@ pub fn figure(
     let table = Table::new()
         .with("dimension", walks.iter().map(|walk| walk.dimension as i64).collect::<Vec<_>>())
         .with("std_mu", walks.iter().map(|walk| walk.deviation).collect::<Vec<_>>())
-        .with("mean_kl", walks.iter().map(|walk| walk.mean_kl).collect::<Vec<_>>());
+        .with("mean_kl", walks.iter().map(|walk| walk.mean_kl).collect::<Vec<_>>())
+        .with(
+            "follows",
+            walks.iter().map(|walk| walk.follows.as_ref().map_or(String::new(), |f| f.0.clone())).collect::<Vec<_>>(),
+        )
+        .with("spearman", walks.iter().map(|walk| walk.follows.as_ref().map_or(f64::NAN, |f| f.1)).collect::<Vec<_>>());
     let given = condition.map_or(String::new(), |(cell, structure)| {
         format!(" The structure `{structure}` is drawn into cell `{cell}`.")
     });
     let projected = if view == View::Top { "" } else { " Maximum projections from above and from the side." };
     let caption = format!(
         "Walks along the latent dimensions with the highest mean |μ|, all other dimensions at 0; σ is the standard deviation of \
-         the dimension's μ over the embedded cells (paper, Fig 2 e, f).{given}{projected}"
+         the dimension's μ over the embedded cells (paper, Fig 2 e, f). Where features were correlated, each dimension is named by the one that it follows most; features are \
+         correlated among themselves, so it may follow others nearly as well.{given}{projected}"
     );
     gallery.cropped().figure(
         "latent-walks",

@@ -3,13 +3,19 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::inference::{Fit, Inference, check_fit, shown_channels, volumes};
+use super::{
+    inference::{Fit, Inference, check_fit, shown_channels, volumes},
+    quality::{Quality, Squares, TrainedOn},
+};
 use crate::{
     artifact::{
-        ArtifactError, ArtifactType, CellImage, Cells, CellsDescription, Embedding, EmbeddingDescription, FigureSet,
-        Table, kl_divergence,
+        ArtifactError, ArtifactType, ArtifactWriter, CellImage, Cells, CellsDescription, Embedding,
+        EmbeddingDescription, FigureSet, Table, kl_divergence,
     },
-    figures::embedding::{Observed, figures},
+    figures::{
+        embedding::{Observed, figures},
+        quality::explained,
+    },
     model::ModelKind,
     nn::Rng,
     stage::{
@@ -49,14 +55,15 @@ fn shown() -> usize {
     12
 }
 
-/// The file of an item's result: reconstruction error (f64), then μ and log σ² (f32), lowest byte first.
+/// The file of an item's result, lowest byte first: the mean reconstruction error over draws (f64); for each channel the squares of
+/// its signal, of the error at μ and of the error at z = 0 (f64); μ and log σ² (f32).
 const NUMBERS: &str = "embedding.bin";
 
 impl StageKind for Embed {
     type Params = Params;
 
     const NAME: &'static str = "embed";
-    const VERSION: u32 = 4;
+    const VERSION: u32 = 5;
     const ABOUT: &'static str = "places cells in a model's latent space: μ, log σ², KL, reconstruction error, ELBO";
     const NOT_IN_ITEMS: &'static [(&'static str, &'static str)] =
         &[("with-controls", "it says which cells are embedded"), ("shown", "it says which cells stand in a figure")];
@@ -73,7 +80,7 @@ impl StageKind for Embed {
             Output::for_people(
                 "embedding",
                 ArtifactType::Tables,
-                "a row a cell (`cells`) and a row a dimension (`dimensions`)",
+                "a row a cell (`cells`), a row a dimension (`dimensions`), what is explained (`quality`)",
             ),
             Output::for_people(
                 "figures",
@@ -97,6 +104,7 @@ impl StageKind for Embed {
         let architecture = inference.architecture();
         let cells = Cells::open(inputs.one("cells"), context.blobs())?;
         let fit = inference.fit(&cells.description)?;
+        let channels = architecture.image_channels.len();
         let controls = cells.table.flags("control")?;
         let with_controls = params.with_controls || architecture.kind == ModelKind::Target;
         let rows: Vec<usize> = (0..cells.len()).filter(|&row| with_controls || !controls[row]).collect();
@@ -119,17 +127,22 @@ impl StageKind for Embed {
         let results = context.map(&work, &[ItemInput::Artifact(model)], &items)?;
 
         let latent = architecture.latent;
-        let mut reconstruction = Vec::new();
+        let (mut reconstruction, mut squares) = (Vec::new(), Vec::new());
         let mut values = vec![Vec::with_capacity(rows.len()); 2 * latent];
         for result in &results {
             let bytes = context.blobs().get(&result.entries()[0].digest)?;
-            let Some((error, numbers)) = bytes.split_first_chunk::<8>().filter(|(_, rest)| rest.len() == 8 * latent)
+            let exact = 8 * (1 + 3 * channels);
+            let Some((exact, numbers)) = bytes.split_at_checked(exact).filter(|(_, rest)| rest.len() == 8 * latent)
             else {
                 return Err(
                     StageError::failed("a cached result of a cell is damaged").with_help("run `statcell cache verify`")
                 );
             };
-            reconstruction.push(f64::from_le_bytes(*error));
+            let exact: Vec<f64> =
+                exact.chunks_exact(8).map(|word| f64::from_le_bytes(word.try_into().expect("eight bytes"))).collect();
+            reconstruction.push(exact[0]);
+            let of_channel = |part: &[f64]| Squares { signal: part[0], at_mu: part[1], at_zero: part[2] };
+            squares.push(exact[1..].chunks_exact(3).map(of_channel).collect::<Vec<_>>());
             for (column, word) in values.iter_mut().zip(numbers.chunks_exact(4)) {
                 column.push(f64::from(f32::from_le_bytes(word.try_into().expect("four bytes"))));
             }
@@ -143,12 +156,12 @@ impl StageKind for Embed {
         }
         let elbo: Vec<f64> = reconstruction.iter().zip(&kl).map(|(error, kl)| -(error + kl)).collect();
         let given = cells.table.select(&rows);
-        let mut table = Table::new();
-        for name in ["cell_id", "structure", "control", "stage", "dataset"] {
-            let column = given.column(name).expect("every set of cells has it");
-            table = table.with(name, column.clone());
+        // Volume, height, drug or well of a cell go with it: they colour figures, and analyses ask for them.
+        let mut table = given.clone().with("reconstruction", reconstruction).with("kl", kl).with("elbo", elbo);
+        for (at, name) in architecture.image_channels.iter().enumerate() {
+            let shares: Vec<f64> = squares.iter().map(|squares| squares[at].explained()).collect();
+            table = table.with(format!("explained_{name}"), shares);
         }
-        table = table.with("reconstruction", reconstruction).with("kl", kl).with("elbo", elbo);
         let mut columns = values.into_iter();
         for prefix in ["mu", "logvar"] {
             for (dimension, column) in columns.by_ref().take(latent).enumerate() {
@@ -165,6 +178,25 @@ impl StageKind for Embed {
             samples: params.samples,
         };
         let embedding = Embedding::new(description, table)?;
+        let mut quality = Quality::new(architecture);
+        rows.iter().zip(&squares).for_each(|(&row, squares)| quality.add(&structures[row], squares));
+        let mean_kl = embedding.dimensions.floats("mean_kl")?;
+        let mut findings = if rows.is_empty() { Vec::new() } else { quality.findings(&mean_kl) };
+        if let Some(trained) = TrainedOn::of(model, context.blobs())? {
+            let strangers = trained.never_seen(given.texts("dataset")?);
+            if !strangers.is_empty() {
+                findings.push(format!(
+                    "the model never saw a cell of {}: it was trained on {} cells of {}",
+                    strangers.join(", "),
+                    trained.cells,
+                    trained.datasets.join(", ")
+                ));
+            }
+        }
+        if !rows.is_empty() {
+            context.note(quality.summary(&mean_kl));
+        }
+        findings.iter().for_each(|finding| context.note(finding));
 
         let mut pairs = Vec::new();
         for index in spread(&given, params.shown)? {
@@ -181,10 +213,19 @@ impl StageKind for Embed {
                 reconstructed: volumes(architecture, &image.reference, &decoded),
             });
         }
-        let figures =
+        let mut figures =
             FigureSet(figures(&embedding, &given, &shown_channels(architecture), architecture.voxel_um, &pairs)?);
+        let quality = quality.table();
+        if quality.rows() > 0 {
+            figures.0.push(explained(&quality, &findings, architecture.kind.name(), "the embedded cells")?);
+        }
+        let written = embedding.write(context.blobs())?;
+        let mut out = ArtifactWriter::new(ArtifactType::Tables, context.blobs());
+        written.tree.entries().iter().for_each(|entry| out.link(entry.clone()));
+        quality.write(&mut out, "quality")?;
+        Table::new().with("finding", findings).write(&mut out, "findings")?;
         Ok(Outputs::from([
-            ("embedding".to_owned(), embedding.write(context.blobs())?),
+            ("embedding".to_owned(), out.finish()?),
             ("figures".to_owned(), figures.write(context.blobs())?),
         ]))
     }
@@ -234,8 +275,13 @@ impl ItemWork for EmbedCell {
             |drawn: &[f32]| drawn.iter().zip(&image.encoded).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
         let drawn = inference.decode(&z, condition)?;
         let error = drawn.chunks_exact(image.encoded.len()).map(squares).sum::<f64>() / self.samples as f64;
+        let (at_mu, at_zero) = (inference.decode(&mu, condition)?, inference.decode(&vec![0.0; mu.len()], condition)?);
+        let channels = inference.architecture().image_channels.len();
+        let channels = Squares::of(&image.encoded, &at_mu, &at_zero, channels);
+        let exact = channels.iter().flat_map(|squares| [squares.signal, squares.at_mu, squares.at_zero]);
+        let exact = [error].into_iter().chain(exact).flat_map(f64::to_le_bytes);
         let numbers = mu.iter().chain(&logvar).flat_map(|value| value.to_le_bytes());
-        Ok(vec![(NUMBERS.to_owned(), error.to_le_bytes().into_iter().chain(numbers).collect())])
+        Ok(vec![(NUMBERS.to_owned(), exact.chain(numbers).collect())])
     }
 }
 
@@ -306,7 +352,7 @@ mod tests {
 
         let figures = FigureSet::read(&outputs["figures"], &host.blobs).unwrap();
         let names: Vec<_> = figures.0.iter().map(|figure| figure.name.as_str()).collect();
-        assert_eq!(names, ["reconstruction", "latent-space", "kl-spectrum"]);
+        assert_eq!(names, ["reconstruction", "latent-space", "kl-spectrum", "explained-reference"]);
     }
 
     #[test]

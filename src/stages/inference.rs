@@ -4,6 +4,7 @@ use crate::{
     artifact::{Artifact, CellImage, CellsDescription},
     image::Volume,
     model::{self, Architecture, Condition, ModelError, ModelKind, Vae},
+    nn::Rng,
     stage::{Facts, InputFacts, Problem, StageError},
     store::Blobs,
 };
@@ -66,15 +67,37 @@ impl Inference {
     /// The images of latent positions (one behind the other) under one condition, one behind the other.
     pub(super) fn decode(&self, z: &[f32], condition: Option<Conditioned>) -> Result<Vec<f32>, StageError> {
         let architecture = self.architecture();
-        let at_once = (VOXELS_AT_ONCE / architecture.voxels()).max(1);
         let mut images = Vec::new();
-        for part in z.chunks(at_once * architecture.latent) {
+        for part in z.chunks(self.at_once() * architecture.latent) {
             let count = part.len() / architecture.latent;
             let repeated = condition.map(|c| (c.reference.repeat(count), vec![c.label; count]));
             let condition = repeated.as_ref().map(|(reference, labels)| Condition { reference, labels });
             images.extend(self.vae.decode(part, condition.as_ref())?);
         }
         Ok(images)
+    }
+
+    /// How many images are worked on at once.
+    pub(super) fn at_once(&self) -> usize {
+        (VOXELS_AT_ONCE / self.architecture().voxels()).max(1)
+    }
+
+    /// −ELBO of one image under several conditions: `references` one behind the other, the label the same. z is drawn `samples` times,
+    /// from a copy of `noise` for each condition, so that conditions are compared under the same noise.
+    pub(super) fn negative_elbos(
+        &self,
+        image: &[f32],
+        references: &[f32],
+        label: usize,
+        samples: usize,
+        noise: &Rng,
+    ) -> Result<Vec<f64>, StageError> {
+        let architecture = self.architecture();
+        let count = references.len() / (architecture.voxels() * architecture.reference_channels.len());
+        let condition = Condition { reference: references, labels: &vec![label; count] };
+        let mut noise = vec![noise.clone(); count];
+        let evaluations = self.vae.evaluate(&image.repeat(count), Some(&condition), samples, &mut noise)?;
+        Ok(evaluations.iter().map(|evaluation| -evaluation.elbo()).collect())
     }
 
     /// How a set of cells becomes input of this model.

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::{
     controls::Controls,
+    coupling::Coupling,
     embed::Embed,
     evaluate::Evaluate,
     features::Features,
@@ -14,6 +15,7 @@ use super::{
     inference::tests::tiny_model,
     normalize::Normalize,
     project::Project,
+    reconstruct::Reconstruct,
     sample::Sample,
     segment_align::SegmentAlign,
     simulate::Simulate,
@@ -110,6 +112,10 @@ fn probes() -> Vec<Probe> {
         ("density", json!(1.5)),
         ("brightness", json!(2.0)),
         ("drug", json!("brefeldin")),
+        ("population", json!({ "cell-height": [6.0, 8.0, 9.5, 11.0, 13.0] })),
+        ("wells", json!(2)),
+        ("plates", json!(2)),
+        ("well-effect", json!(0.1)),
         ("dataset", json!("other")),
         ("seed", json!(8)),
         ("cells", json!(3)),
@@ -217,6 +223,28 @@ fn probes() -> Vec<Probe> {
             },
             json!({ "seed": 1 }),
             &[("samples", json!(3)), ("with-controls", json!(true)), ("shown", json!(1)), ("seed", json!(2))],
+        ),
+        probe::<Reconstruct>(
+            |host| {
+                let model = tiny_model(ModelKind::Reference, &host.blobs);
+                with(&[("model", model), ("cells", noisy_cells(host, &["a", "b"], &["golgi"; 2]))])
+            },
+            json!({}),
+            &[("with-controls", json!(true))],
+        ),
+        probe::<Coupling>(
+            |host| {
+                let model = tiny_model(ModelKind::Target, &host.blobs);
+                with(&[("model", model), ("cells", noisy_cells(host, &["a", "b"], &["golgi"; 2]))])
+            },
+            json!({ "seed": 1 }),
+            &[
+                ("permutations", json!(50)),
+                ("samples", json!(2)),
+                ("floor", json!(2.0)),
+                ("least", json!(0.1)),
+                ("seed", json!(2)),
+            ],
         ),
         probe::<Sample>(
             |host| {

@@ -1,11 +1,13 @@
 //! `latent-walk`: what a model's most used latent dimensions mean.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::inference::{Conditioned, Inference, check_fit, shown_channels, volumes};
 use crate::{
-    artifact::{ArtifactType, Cells, Embedding, FigureSet},
+    artifact::{ArtifactError, ArtifactType, Cells, Embedding, FigureSet, Table},
     figures::walks::{Step, Walk, figure},
     model::ModelKind,
     stage::{Checked, Context, Input, InputFacts, Inputs, Output, Outputs, Problem, StageError, StageKind},
@@ -40,7 +42,7 @@ pub(super) struct Params {
 }
 
 fn dimensions() -> usize {
-    4
+    6
 }
 
 fn steps() -> usize {
@@ -55,7 +57,7 @@ impl StageKind for LatentWalk {
     type Params = Params;
 
     const NAME: &'static str = "latent-walk";
-    const VERSION: u32 = 4;
+    const VERSION: u32 = 5;
     const ABOUT: &'static str = "walks along a model's top latent dimensions and shows what changes";
 
     fn inputs(_: Option<&Params>) -> Vec<Input> {
@@ -67,6 +69,11 @@ impl StageKind for LatentWalk {
                 "what `embed` gave for this model: ranks and standard deviations",
             ),
             Input::optional("cells", ArtifactType::Cells, "cells of which one is the condition of a target model"),
+            Input::optional(
+                "correlations",
+                ArtifactType::Tables,
+                "what `correlate` gave for this embedding: names each dimension by the feature that it follows most",
+            ),
         ]
     }
 
@@ -124,6 +131,10 @@ impl StageKind for LatentWalk {
             )
             .with_help("embed more cells"));
         }
+        let names = match inputs.optional("correlations") {
+            Some(results) => named(&Table::read(results, context.blobs(), "dimensions")?)?,
+            None => BTreeMap::new(),
+        };
         let mut walks = Vec::new();
         for &dimension in walked {
             context.check()?;
@@ -143,6 +154,7 @@ impl StageKind for LatentWalk {
                 dimension,
                 deviation: deviations[dimension],
                 mean_kl: mean_kl[dimension],
+                follows: names.get(&dimension).cloned(),
                 steps: steps.collect(),
             });
         }
@@ -150,6 +162,14 @@ impl StageKind for LatentWalk {
         let figure = figure(&walks, &shown_channels(model), model.voxel_um, model.dimensions, given);
         Ok(Outputs::from([("figures".to_owned(), FigureSet(vec![figure]).write(context.blobs())?)]))
     }
+}
+
+/// The feature that each dimension follows most, and Spearman's correlation with it.
+fn named(dimensions: &Table) -> Result<BTreeMap<usize, (String, f64)>, ArtifactError> {
+    let (numbers, features) = (dimensions.floats("dimension")?, dimensions.texts("best_feature")?);
+    let correlations = dimensions.floats("spearman")?;
+    let rows = numbers.iter().zip(features.iter().zip(correlations)).filter(|(_, (name, _))| !name.is_empty());
+    Ok(rows.map(|(&number, (name, correlation))| (number as usize, (name.clone(), correlation))).collect())
 }
 
 /// Where a step stands, in standard deviations.
@@ -246,6 +266,22 @@ mod tests {
 
         let walks = figure(&[("model", &target), ("embedding", &target_embedding), ("cells", &cells)]).unwrap();
         assert!(walks.caption.contains("`golgi` is drawn into cell `b`"), "{}", walks.caption);
+        let mut out = crate::artifact::ArtifactWriter::new(ArtifactType::Tables, &host.blobs);
+        let dimensions = Table::new()
+            .with("dimension", vec![2_i64, 0, 1])
+            .with("best_feature", ["cell_height_um", "nucleus_area", ""].map(str::to_owned).to_vec())
+            .with("spearman", vec![-0.91, 0.5, f64::NAN]);
+        dimensions.write(&mut out, "dimensions").unwrap();
+        let correlations = out.finish().unwrap();
+        let named = [("model", &reference), ("embedding", &reference_embedding), ("correlations", &correlations)];
+        let named = figure(&named).unwrap().table.unwrap();
+        let follows = named.floats("dimension").unwrap().into_iter().map(|dimension| match dimension as usize {
+            2 => "cell_height_um",
+            0 => "nucleus_area",
+            _ => "",
+        });
+        assert_eq!(named.texts("follows").unwrap(), follows.collect::<Vec<_>>());
+
         let error = figure(&[("model", &target), ("embedding", &reference_embedding), ("cells", &cells)]).unwrap_err();
         assert!(error.to_string().contains("another model"), "{error}");
         let error = figure(&[("model", &target), ("embedding", &target_embedding)]).unwrap_err();

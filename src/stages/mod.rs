@@ -3,11 +3,15 @@
 //! To add a kind: write a file with a type that implements [`crate::stage::StageKind`], and name it in [`registry`].
 
 mod command;
+mod compare;
 mod controls;
+mod correlate;
+mod coupling;
 mod each_cell;
 mod embed;
 mod evaluate;
 mod features;
+mod held_out;
 mod id_hash;
 mod import_cells;
 mod import_fields;
@@ -18,12 +22,17 @@ mod latent_walk;
 #[cfg(test)]
 mod limits;
 mod normalize;
+mod outliers;
 mod pca_regression;
+mod perturbation;
 mod project;
+mod quality;
+mod reconstruct;
 mod registry;
 mod report;
 mod sample;
 mod segment_align;
+mod select;
 mod simulate;
 mod split;
 #[cfg(test)]

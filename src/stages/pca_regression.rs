@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::id_hash::id_hash;
+use super::held_out::{held_out_order, predict_held_out};
 use crate::{
     artifact::{ArtifactType, ArtifactWriter, Embedding, Figure, FigureSet, Table, kl_divergence},
     figures::{
@@ -14,7 +14,7 @@ use crate::{
     },
     image::features::Features,
     stage::{Checked, Context, Input, InputFacts, Inputs, Output, Outputs, Problem, StageError, StageKind},
-    stats::{Pca, least_squares, mean, pca, r_squared},
+    stats::{Pca, mean, pca, r_squared},
 };
 
 /// Regresses features on latent dimensions.
@@ -232,15 +232,6 @@ impl Joined {
     }
 }
 
-/// The cells by the hash of their ids: the first of them are held out, then the next, … (the order does not depend on the order of
-/// the set).
-fn held_out_order(ids: &[String], seed: u64) -> Vec<usize> {
-    let mut order: Vec<(f64, &String, usize)> =
-        ids.iter().enumerate().map(|(index, id)| (id_hash(seed, id), id, index)).collect();
-    order.sort_by(|a, b| a.0.total_cmp(&b.0).then_with(|| a.1.cmp(b.1)));
-    order.into_iter().map(|(_, _, index)| index).collect()
-}
-
 /// R² of each component, or why there is none.
 struct Scores {
     /// On the cells that are held out first.
@@ -251,36 +242,20 @@ struct Scores {
     reason: String,
 }
 
-/// Fits each component by the predictors without the first `held_out` cells of `order`, and predicts those; then the same for the
-/// next `held_out` cells, and so on.
+/// How well the predictors explain each component in cells that are held out of the fit, `held_out` at a time in this order.
 fn explain(predictors: &[Vec<f64>], components: &[Vec<f64>], order: &[usize], held_out: usize) -> Scores {
-    let none =
-        |reason: String| Scores { first: vec![None; components.len()], all: vec![None; components.len()], reason };
-    if held_out < 2 {
-        return none(format!("of {} cells fewer than two are held out", order.len()));
-    }
-    let pick = |columns: &[Vec<f64>], cells: &[usize]| -> Vec<Vec<f64>> {
-        columns.iter().map(|column| cells.iter().map(|&cell| column[cell]).collect()).collect()
-    };
-    let r2 = |predicted: &[Vec<f64>]| -> Vec<Option<f64>> {
-        let observed = pick(components, &order[..predicted[0].len()]);
-        observed.iter().zip(predicted).map(|(observed, predicted)| r_squared(observed, predicted)).collect()
-    };
-    let mut predicted = vec![Vec::with_capacity(order.len()); components.len()];
-    let mut first = Vec::new();
-    for start in (0..order.len()).step_by(held_out) {
-        let end = (start + held_out).min(order.len());
-        let rest = [&order[..start], &order[end..]].concat();
-        let Some(fits) = least_squares(&pick(predictors, &rest), &pick(components, &rest)) else {
-            return none(format!("{} cells do not determine a fit by {} dimensions", rest.len(), predictors.len()));
-        };
-        let held = pick(predictors, &order[start..end]);
-        predicted.iter_mut().zip(fits).for_each(|(values, fit)| values.extend(fit.predict(&held, end - start)));
-        if start == 0 {
-            first = r2(&predicted);
+    match predict_held_out(predictors, components, order, held_out) {
+        Err(reason) => Scores { first: vec![None; components.len()], all: vec![None; components.len()], reason },
+        Ok(predicted) => {
+            let r2 = |count: usize| -> Vec<Option<f64>> {
+                let observed =
+                    components.iter().map(|values| order[..count].iter().map(|&cell| values[cell]).collect());
+                let pairs = observed.zip(&predicted);
+                pairs.map(|(observed, predicted): (Vec<f64>, _)| r_squared(&observed, &predicted[..count])).collect()
+            };
+            Scores { first: r2(held_out), all: r2(order.len()), reason: String::new() }
         }
     }
-    Scores { first, all: r2(&predicted), reason: String::new() }
 }
 
 /// A row of the table `regression`.

@@ -1,8 +1,9 @@
 //! All stage kinds.
 
 use super::{
-    command, controls, embed, evaluate, features, import_cells, import_fields, latent_walk, normalize, pca_regression,
-    project, report, sample, segment_align, simulate, split, train, weights,
+    command, compare, controls, correlate, coupling, embed, evaluate, features, import_cells, import_fields,
+    latent_walk, normalize, outliers, pca_regression, perturbation, project, reconstruct, report, sample,
+    segment_align, select, simulate, split, train, weights,
 };
 use crate::stage::{AnyStage, erased};
 
@@ -16,15 +17,22 @@ static REGISTRY: &[&dyn AnyStage] = &[
     erased::<normalize::Normalize>(),
     erased::<project::Project>(),
     erased::<controls::Controls>(),
+    erased::<select::Select>(),
     erased::<split::Split>(),
     erased::<train::TrainReference>(),
     erased::<train::TrainTarget>(),
     erased::<weights::Weights>(),
     erased::<embed::Embed>(),
+    erased::<outliers::Outliers>(),
+    erased::<reconstruct::Reconstruct>(),
     erased::<sample::Sample>(),
     erased::<latent_walk::LatentWalk>(),
     erased::<features::Features>(),
+    erased::<compare::Compare>(),
     erased::<pca_regression::PcaRegression>(),
+    erased::<correlate::Correlate>(),
+    erased::<coupling::Coupling>(),
+    erased::<perturbation::Perturbation>(),
     erased::<report::Report>(),
     erased::<command::Command>(),
 ];

@@ -354,7 +354,7 @@ fn normal(latent: usize, seed: u64, purpose: &str) -> Vec<f32> {
 
 /// A generated cell: where DNA is above its local mean is nucleus, where the membrane dye is, cell (paper, section 4.5; the
 /// same as `features` finds under `from-intensity`).
-fn with_masks(channels: Vec<Volume<f32>>, names: &[String]) -> CellImage {
+pub(super) fn with_masks(channels: Vec<Volume<f32>>, names: &[String]) -> CellImage {
     let mask = |name: &str| {
         let at = names.iter().position(|channel| channel == name);
         let stored = |at: usize| channels[at].map(|&value| (value.clamp(0.0, 1.0) * FULL_SCALE).round() as u16);

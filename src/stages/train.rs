@@ -5,13 +5,16 @@ use std::time::Instant;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::training_set::{Batch, STRUCTURE, TrainingSet};
+use super::{
+    quality::{TrainedOn, assess},
+    training_set::{Batch, STRUCTURE, TrainingSet},
+};
 use crate::{
     artifact::{ArtifactType, ArtifactWriter, Cells, FigureSet, Table},
-    figures::learning::learning_curve,
+    figures::{learning::learning_curve, quality::explained},
     model::{
-        Architecture, EpochMetrics, Evaluation, ModelKind, Task, Trainer, TrainingError, TrainingSettings, artifact,
-        check_sizes,
+        Architecture, EpochMetrics, Evaluation, ModelKind, Parameters, Task, Trainer, TrainingError, TrainingSettings,
+        Vae, artifact, check_sizes,
     },
     nn::Rng,
     stage::{Checked, Context, Facts, Input, InputFacts, Inputs, Output, Outputs, Problem, StageError, StageKind},
@@ -117,7 +120,7 @@ const CHECKPOINT_SHARE: f64 = 0.02;
 impl StageKind for TrainReference {
     type Params = TrainParams;
     const NAME: &'static str = "train-reference";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
     const ABOUT: &'static str = "learns cell and nuclear shape: the reference model (MR)";
     const EXTENT: &'static [&'static str] = EXTENT;
 
@@ -141,7 +144,7 @@ impl StageKind for TrainReference {
 impl StageKind for TrainTarget {
     type Params = TrainParams;
     const NAME: &'static str = "train-target";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
     const ABOUT: &'static str = "learns where structures lie in a given cell: the target model (MT)";
     const EXTENT: &'static [&'static str] = EXTENT;
 
@@ -172,8 +175,12 @@ fn inputs() -> Vec<Input> {
 fn outputs() -> Vec<Output> {
     vec![
         Output::data("model", ArtifactType::Model, "the model of the best epoch"),
-        Output::for_people("metrics", ArtifactType::Tables, "what every epoch gave: the table `metrics`"),
-        Output::for_people("figures", ArtifactType::Figures, "the learning curve"),
+        Output::for_people(
+            "metrics",
+            ArtifactType::Tables,
+            "what every epoch gave (`metrics`), and what the model explains of the validation cells (`quality`)",
+        ),
+        Output::for_people("figures", ArtifactType::Figures, "the learning curve, and what the model explains"),
     ]
 }
 
@@ -328,7 +335,10 @@ fn run(params: &TrainParams, inputs: &Inputs, context: &Context, kind: ModelKind
         return Err(StageError::bad_input("there is no validation cell to choose the best epoch with")
             .with_help("give more cells, or a larger share `validation` in `split`"));
     }
+    let trained_on = TrainedOn::new(&train, &train_rows)?;
     let train = TrainingSet::new(&train, train_rows, &architecture)?;
+    let structures = validation.table.texts("structure")?;
+    let structures: Vec<String> = validation_rows.iter().map(|&row| structures[row].clone()).collect();
     let validation = TrainingSet::new(&validation, validation_rows, &architecture)?;
     let settings = TrainingSettings {
         batch: params.batch,
@@ -351,7 +361,39 @@ fn run(params: &TrainParams, inputs: &Inputs, context: &Context, kind: ModelKind
     let mut run = Run::new(trainer, params, context, &train, &validation);
     run.resume()?;
     run.train()?;
-    finish(&run.trainer, &architecture, context)
+    let best = finish(&run.trainer)?;
+    let vae = Vae::from_parameters(&architecture, &best.parameters)?;
+    let (quality, mean_kl) = assess(&vae, &validation, &structures, params.batch, context)?;
+    let mut findings = quality.findings(&mean_kl);
+    let last = run.trainer.metrics().last().map_or(0, |metrics| metrics.epoch);
+    if best.epoch == last {
+        findings
+            .push(format!("the best epoch is the last one, {last}: the model was still learning; give more `epochs`"));
+    }
+    context.note(quality.summary(&mean_kl));
+    findings.iter().for_each(|finding| context.note(finding));
+
+    let blobs = context.blobs();
+    let (table, quality) = (metrics(run.trainer.metrics(), best.epoch), quality.table());
+    let mut out = ArtifactWriter::new(ArtifactType::Tables, blobs);
+    table.write(&mut out, "metrics")?;
+    quality.write(&mut out, "quality")?;
+    Table::new().with("finding", findings.clone()).write(&mut out, "findings")?;
+    let beta = architecture.beta.map_or(String::new(), |beta| format!(" (β = {beta})"));
+    let (name, title) = match kind {
+        ModelKind::Reference => ("reference", format!("Learning cell and nuclear shape{beta}")),
+        ModelKind::Target => ("target", format!("Learning the places of structures{beta}")),
+    };
+    let figures = FigureSet(vec![
+        learning_curve(&table, best.epoch, &format!("learning-{name}"), &title)?,
+        explained(&quality, &findings, kind.name(), "validation cells")?,
+    ]);
+    let model = artifact::write(&architecture, &best.parameters, blobs)?;
+    Ok(Outputs::from([
+        ("model".to_owned(), trained_on.add_to(&model, blobs)?),
+        ("metrics".to_owned(), out.finish()?),
+        ("figures".to_owned(), figures.write(blobs)?),
+    ]))
 }
 
 /// A training under way.
@@ -535,23 +577,15 @@ impl<'a> Run<'a> {
     }
 }
 
-fn finish(trainer: &Trainer, architecture: &Architecture, context: &Context) -> Result<Outputs, StageError> {
-    let blobs = context.blobs();
-    let (best, kept) = trainer.best().ok_or_else(|| StageError::failed("no epoch was validated"))?;
-    let table = metrics(trainer.metrics(), kept);
-    let mut out = ArtifactWriter::new(ArtifactType::Tables, blobs);
-    table.write(&mut out, "metrics")?;
-    let beta = architecture.beta.map_or(String::new(), |beta| format!(" (β = {beta})"));
-    let (name, title) = match architecture.kind {
-        ModelKind::Reference => ("learning-reference", format!("Learning cell and nuclear shape{beta}")),
-        ModelKind::Target => ("learning-target", format!("Learning the places of structures{beta}")),
-    };
-    let figure = learning_curve(&table, kept, name, &title)?;
-    Ok(Outputs::from([
-        ("model".to_owned(), artifact::write(architecture, &best.parameters(), blobs)?),
-        ("metrics".to_owned(), out.finish()?),
-        ("figures".to_owned(), FigureSet(vec![figure]).write(blobs)?),
-    ]))
+/// The model that is kept.
+struct Best {
+    parameters: Parameters,
+    epoch: u64,
+}
+
+fn finish(trainer: &Trainer) -> Result<Best, StageError> {
+    let (best, epoch) = trainer.best().ok_or_else(|| StageError::failed("no epoch was validated"))?;
+    Ok(Best { parameters: best.parameters(), epoch })
 }
 
 fn metrics(epochs: &[EpochMetrics], kept: u64) -> Table {

@@ -123,6 +123,12 @@ impl CellShape {
         }
     }
 
+    /// Makes the cell `factor` times as high.
+    pub(super) fn raise(&mut self, factor: f64) {
+        self.edge_height *= factor;
+        self.dome *= factor;
+    }
+
     /// How far the cell can reach from its axis along Y and X, µm.
     pub(super) fn reach(&self) -> f64 {
         // The corner of a polygon with five or more sides, its unevenness and its lean.

@@ -198,7 +198,7 @@ fn sites(colony: &Colony, number: usize, span: [f64; 2]) -> Vec<Site> {
             let stagger = if row % 2 == 0 { 0.0 } else { 0.5 };
             let x = (f64::from(column) + stagger) * spacing + shift[1] + 0.15 * spacing * rng.normal();
             let stage = Stage::draw(&mut rng, colony.mitotic_fraction);
-            let traits = Traits::draw(&mut rng, stage);
+            let traits = Traits::draw(&mut rng, stage, &colony.scene.population);
             // Cells about to divide are large, and hold their room.
             let grown = 0.11 * rng.normal().clamp(-2.0, 2.0) + 0.3 * traits.roundness();
             let weight = grown * spacing * spacing;
@@ -248,7 +248,7 @@ fn simulate(
     check: &dyn Fn() -> Result<(), StageError>,
 ) -> Result<(Stack, LabelImage, Vec<FieldCell>), StageError> {
     let (number, structure) = (field.number, field.structure.as_str());
-    let Scene { seed, size, voxel_um, drug, brightness } = of.scene;
+    let Scene { seed, size, voxel_um, drug, brightness, ref population } = of.scene;
     let span = [1, 2].map(|axis| size[axis] as f64 * voxel_um[axis]);
     let mut colony = Rng::new(seed, "substrate", number as u64);
     let waviness = CellShape::draw_waviness(&mut colony);
@@ -281,7 +281,7 @@ fn simulate(
         let outline = specimen.outline();
         specimen.traits = Traits {
             cycle: if site.traits.stage == Stage::Interphase {
-                Traits::cycle_of(outline.volume, rng.uniform())
+                Traits::cycle_of(population.size_of(outline.volume), rng.uniform())
             } else {
                 site.traits.cycle
             },

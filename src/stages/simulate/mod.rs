@@ -15,6 +15,7 @@ mod geometry;
 mod mitosis;
 mod nucleus;
 mod optics;
+mod population;
 mod single;
 mod specimen;
 mod structures;
@@ -22,7 +23,7 @@ mod structures;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use self::geometry::Point;
+use self::{geometry::Point, population::Population};
 use super::voxel_size::VoxelSize;
 use crate::{
     artifact::ArtifactType,
@@ -102,9 +103,24 @@ pub(super) struct SimulateParams {
     #[serde(default = "unchanged")]
     #[schemars(range(max = 50.0))]
     brightness: f64,
-    /// The drug that the cells were treated with.
+    /// The drug that the cells were treated with. With the same seed, the cells of all drugs are the same cells but for what the drug
+    /// does: give every set its own seed where they are to be different cells.
     #[serde(default = "no_drug")]
     drug: Drug,
+    /// Volumes and heights of the cells: quantiles and correlations. In fields, heights are the colony's and volumes follow from how
+    /// densely cells stand; of these only the nucleus and the volumes of dividing cells count there.
+    #[serde(default)]
+    population: Population,
+    /// Over how many wells single cells are spread, in turn; 0: the set has no column of wells. Wells of sets with different drugs are
+    /// different wells.
+    #[serde(default)]
+    wells: usize,
+    /// Over how many plates wells are spread, in turn. A plate of the same number is the same plate in every set.
+    #[serde(default = "one")]
+    plates: usize,
+    /// How much wells, and plates, differ: the standard deviation of the logarithm of their cells' volume, height and light.
+    #[serde(default)]
+    well_effect: f64,
     /// A name for the set, for the column `dataset`.
     #[serde(default = "simulated")]
     dataset: String,
@@ -162,6 +178,7 @@ struct Scene {
     voxel_um: Point,
     drug: Drug,
     brightness: f64,
+    population: Population,
 }
 
 /// Channels of images with this structure; empty: none.
@@ -178,6 +195,7 @@ impl SimulateParams {
             voxel_um: self.voxel_um(),
             drug: self.drug,
             brightness: self.brightness,
+            population: self.population.clone(),
         }
     }
 
@@ -205,6 +223,12 @@ impl SimulateParams {
         channels(self.structure(0))
     }
 
+    /// Well and plate of a cell, from 1: a well holds cells of every structure.
+    fn well(&self, number: usize) -> Option<[usize; 2]> {
+        let well = (number / self.structures.len().max(1)).checked_rem(self.wells)?;
+        Some([well + 1, well % self.plates + 1])
+    }
+
     /// The structure of cell or field `number`, in turn.
     fn structure(&self, number: usize) -> &str {
         if self.structures.is_empty() { "" } else { &self.structures[number % self.structures.len()] }
@@ -222,6 +246,9 @@ impl StageKind for Simulate {
         ("fields", "how many there are changes none of them"),
         ("mitotic-fraction", "a single cell has the stage that it leads to in its key; a field has it itself"),
         ("density", "single cells have no neighbours; a field has it in its key"),
+        ("wells", "fields have none; a single cell has its well in its key"),
+        ("plates", "without wells there are none; a single cell has its plate in its key"),
+        ("well-effect", "without wells there is none; a single cell has it in its key"),
         ("dataset", "it stands in the table only"),
     ];
 
@@ -262,6 +289,18 @@ impl StageKind for Simulate {
         }
         if !(params.brightness > 0.0 && params.brightness <= 50.0) {
             wrong(Problem::with("brightness", "must be above 0, and at most 50"));
+        }
+        if let Some((name, message)) = params.population.problem() {
+            wrong(Problem::with("population", format!("`{name}`: {message}")));
+        }
+        if !(0.0..=1.0).contains(&params.well_effect) {
+            wrong(Problem::with("well-effect", "must lie between 0 and 1"));
+        }
+        if params.plates == 0 || (params.wells > 0 && params.plates > params.wells) {
+            wrong(Problem::with("plates", "there is at least one plate, and at least one well on each"));
+        }
+        if params.form == Form::Fields && params.wells > 0 {
+            wrong(Problem::with("wells", "fields of view are not spread over wells").help("take `as = \"cells\"`"));
         }
         let voxel_um = params.voxel_um();
         if !voxel_um.iter().all(|side| *side > 0.0 && side.is_finite()) {

@@ -33,7 +33,7 @@ pub(super) struct Nucleus {
 }
 
 /// How far the nucleus keeps from the surface of the cell, µm.
-const KEPT_FROM_SURFACE_UM: f64 = 0.7;
+const KEPT_FROM_SURFACE_UM: f64 = 0.45;
 /// Depth of dents over the mean half-axis.
 const DENTS: f64 = 0.07;
 
@@ -131,9 +131,9 @@ impl Nucleus {
         add(self.centre, scale(way, near))
     }
 
-    /// Makes all half-axes `factor` times as long.
+    /// Makes the half-axes in the plane `factor` times as long; the height stays.
     pub(super) fn widen(&mut self, factor: f64) {
-        self.half_axes = scale(self.half_axes, factor);
+        self.half_axes[1..].iter_mut().for_each(|half| *half *= factor);
     }
 
     /// The largest distance of a point inside from the centre, µm.

@@ -8,6 +8,7 @@ use super::{
     geometry::{Point, direction, distance_to_segment, length, smooth_step, subtract},
     mitosis::{Chromosomes, Stage},
     nucleus::Nucleus,
+    population::Population,
 };
 use crate::{
     image::{Pose, Volume, regions},
@@ -41,6 +42,8 @@ pub(super) struct Traits {
     pub(super) angle: f64,
     /// Share of the cell's volume that its nucleus fills.
     pub(super) nucleus_share: f64,
+    /// Share of the cell's height that its nucleus takes up.
+    pub(super) nucleus_height_share: f64,
 }
 
 /// A cell with its nucleus.
@@ -79,52 +82,48 @@ pub(super) struct Anatomy {
 const CHROMOSOME_MASS_UM: f64 = 0.4;
 /// Nothing of a cell is to be seen this far outside, µm.
 const FAR_UM: f64 = 2.0;
+/// Room between a nucleus and the cell's upper and lower surface, µm.
+const LEAST_ROOM_UM: f64 = 0.55;
+/// No cell is higher, µm.
+const HIGHEST_UM: f64 = 16.0;
 /// Voxel side of the coarse grids that shapes are measured on, µm.
 const MEASURED_UM: f64 = 1.2;
 
-/// Standard deviation of the logarithm of interphase volumes.
-const VOLUME_SPREAD: f64 = 0.263;
+/// Correction of the height of the nucleus for its dents, which raise its highest point.
+const NUCLEUS_HEIGHT_DRAWN: f64 = 0.98;
 
 fn log_normal(rng: &mut Rng, median: f64, spread: f64) -> f64 {
     median * libm::exp(spread * rng.normal().clamp(-2.6, 2.6))
 }
 
 impl Traits {
-    /// Draws a cell from the population: volumes and heights as measured on hiPS cells (interphase: median 2,000 µm³, 5 to 95 %
-    /// 1283 to 3046; nuclei 350 to 860 µm³; heights 8 to 16 µm).
-    pub(super) fn draw(rng: &mut Rng, stage: Stage) -> Self {
-        let size = rng.normal().clamp(-2.6, 2.6);
-        let volume = 2000.0 * libm::exp(VOLUME_SPREAD * size);
-        let cycle = Self::cycle_of(volume, rng.uniform());
+    /// Draws a cell from a population.
+    pub(super) fn draw(rng: &mut Rng, stage: Stage, population: &Population) -> Self {
+        let mut measures = population.draw(rng);
+        let cycle = Self::cycle_of(measures.size, rng.uniform());
         let elongation = 1.0 + log_normal(rng, 0.32, 0.5);
-        let interphase = Self {
-            stage,
-            progress: rng.uniform(),
-            cycle,
-            volume,
-            height: (11.3 * libm::exp(0.06 * size + 0.13 * rng.normal())).clamp(8.2, 15.8),
-            elongation,
-            angle: PI * rng.uniform(),
-            nucleus_share: log_normal(rng, 0.275, 0.09),
-        };
-        if stage == Stage::Interphase {
-            return interphase;
+        let progress = rng.uniform();
+        let rounding = Self::roundness_of(stage, progress);
+        let dividing = stage != Stage::Interphase;
+        if dividing {
+            measures = population.dividing(stage, rounding, measures, rng);
         }
-        // Cells divide when they have grown, and round up.
-        let rounding = Self::roundness_of(stage, interphase.progress);
         Self {
-            cycle: 1.0,
-            volume: 2550.0 * libm::exp(0.16 * size),
-            height: (interphase.height + rounding * 3.2).clamp(9.0, 16.0),
+            stage,
+            progress,
+            cycle: if dividing { 1.0 } else { cycle },
+            volume: measures.cell_volume,
+            height: measures.cell_height.min(HIGHEST_UM),
             elongation: 1.0 + (elongation - 1.0) * (1.0 - 0.75 * rounding),
-            nucleus_share: 0.30,
-            ..interphase
+            angle: PI * rng.uniform(),
+            nucleus_share: measures.nucleus_volume / measures.cell_volume,
+            nucleus_height_share: measures.nucleus_height / measures.cell_height,
         }
     }
 
-    /// How far from one division to the next an interphase cell is: further the larger, but for `chance` in [0, 1].
-    pub(super) fn cycle_of(volume: f64, chance: f64) -> f64 {
-        let size = libm::log(volume / 2000.0) / VOLUME_SPREAD;
+    /// How far from one division to the next an interphase cell is: further the larger (`size`, in standard deviations), but for
+    /// `chance` in [0, 1].
+    pub(super) fn cycle_of(size: f64, chance: f64) -> f64 {
         0.7 / (1.0 + libm::exp(-1.7 * size)) + 0.3 * chance
     }
 
@@ -154,9 +153,11 @@ impl Specimen {
         let mut specimen = Self::within(rng, traits, sides, lean);
         // Contacts, drawn around 1 µm, are put where the cell has its volume.
         specimen.cell.widen((traits.volume / (PI * traits.height * 0.9)).sqrt());
-        for _ in 0..3 {
+        for _ in 0..4 {
             let measured = specimen.outline().volume;
             specimen.cell.widen((traits.volume / measured.max(1.0)).sqrt());
+            let top = specimen.top();
+            specimen.cell.raise(traits.height / top);
         }
         specimen.furnish(rng);
         specimen
@@ -194,14 +195,14 @@ impl Specimen {
             let volume = traits.nucleus_share * traits.volume;
             let condensation = if traits.stage == Stage::Prophase { 0.45 + 0.55 * traits.progress } else { 0.0 };
             // Nuclei in low cells are flat; none touches the lower or the upper surface.
-            let half_height = (0.335 * height * libm::exp(0.07 * rng.normal())).min(height / 2.0 - 1.3);
+            let half_height = 0.5 * NUCLEUS_HEIGHT_DRAWN * traits.nucleus_height_share * height;
             let plane = volume * 3.0 / (4.0 * PI * half_height);
             let elongation = (1.0 + 0.45 * (traits.elongation - 1.0) + 0.06 * rng.normal().abs()).min(1.6);
             let half_axes = [half_height, (plane * elongation).sqrt(), (plane / elongation).sqrt()];
             let away = 0.09 * (traits.volume / height / PI).sqrt();
-            let low = half_height + 1.0;
+            let low = half_height + LEAST_ROOM_UM;
             let centre = [
-                (0.47 * height + 0.5 * rng.normal()).clamp(low, (height - half_height - 0.9).max(low)),
+                (0.47 * height + 0.5 * rng.normal()).clamp(low, (height - half_height - LEAST_ROOM_UM).max(low)),
                 middle[1] + (away * rng.normal()).clamp(-1.5, 1.5),
                 middle[2] + (away * rng.normal()).clamp(-1.5, 1.5),
             ];
@@ -210,7 +211,7 @@ impl Specimen {
             for _ in 0..3 {
                 self.dna = Dna::Nucleus(nucleus.clone());
                 let measured = self.measure_nucleus();
-                nucleus.widen(libm::cbrt(volume / measured.max(1.0)).clamp(0.8, 1.2));
+                nucleus.widen((volume / measured.max(1.0)).sqrt().clamp(0.8, 1.2));
             }
             nucleus.draw_nucleoli(rng, volume * (1.0 - 0.8 * condensation), &self.cell);
             self.dna = Dna::Nucleus(nucleus);
@@ -255,6 +256,17 @@ impl Specimen {
     pub(super) fn coarse(&self) -> Frame {
         let [low, high] = self.bounds();
         Frame::over(low, high, [MEASURED_UM; 3])
+    }
+
+    /// The height of the cell's highest point above the substrate, µm.
+    fn top(&self) -> f64 {
+        let reach = self.cell.reach();
+        let z = 0.9 * self.cell.height();
+        let steps = (2.0 * reach / MEASURED_UM).ceil() as usize;
+        let at = |step: usize| -reach + MEASURED_UM * step as f64;
+        let columns = (0..steps * steps).map(|index| self.place([z, at(index / steps), at(index % steps)]));
+        // Near its sides the upper surface is rounded off.
+        columns.filter(|place| place.lateral > 0.4).map(|place| z + place.below_top).fold(1.0, f64::max)
     }
 
     fn measure_nucleus(&self) -> f64 {
