@@ -179,7 +179,7 @@ fn bad_input_is_told_clearly_and_ends_with_the_right_code() {
         ("truncated file", field("truncated.tif", dna), &[], 3, &["truncated.tif", "it ends before byte"]),
         ("beheaded file", field("beheaded.tif", dna), &[], 3, &["beheaded.tif", "it ends before byte"]),
         ("no voxel size", field("labels.tif", "channels = [\"dna\"]"), &[], 3, &["labels.tif", "give `voxel-size`"]),
-        ("no image", field("text.tif", dna), &[], 3, &["text.tif", "not a readable TIFF"]),
+        ("no image", field("text.tif", dna), &[], 3, &["text.tif", "it is a text: name the images"]),
         (
             "wrong axes",
             field("labels.tif", "channels = [\"membrane\", \"dna\", \"structure\"]\nvoxel-size = [1.0, 1.0, 1.0]"),

@@ -85,8 +85,8 @@ impl StageKind for ImportFields {
         let listed = matches!(params.channels, Some(Channels::List(_)));
         if matches!(params.axes, Some(Axes::Czyx | Axes::Zcyx | Axes::Cyx)) && !listed {
             problems.push(
-                Problem::with("axes", "the order of the planes needs the names of all channels")
-                    .help("name them in their order: channels = [\"membrane\", \"dna\"]"),
+                Problem::with("axes", "the order of the pages needs the channels' names")
+                    .help("name them: channels = [\"membrane\", \"dna\"]"),
             );
         }
         let known = |names: &Vec<String>| {
