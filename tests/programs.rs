@@ -159,7 +159,7 @@ fn failures_say_what_the_program_said_and_nothing_that_a_terminal_obeys() {
     let missing = with(&["no-such-program"], &json!({ "result": "files" }));
     let error = host.run(&missing, &Inputs::default()).unwrap_err().to_string();
     assert!(error.contains("cannot start `no-such-program`"), "{error}");
-    let error = host.error(r#"printf '\repoch 1\repoch 2'; printf '\033[2J\033[31mfailed\a\n'; exit 3"#);
+    let error = host.error(r"printf '\repoch 1\repoch 2'; printf '\033[2J\033[31mfailed\a\n'; exit 3");
     assert!(error.ends_with("last lines:\nepoch 2failed"), "{error:?}");
 }
 

@@ -91,7 +91,7 @@ fn look(path: &Path) -> Look {
                     std::io::ErrorKind::NotFound => format!("is a link to `{shown}`, which is not there"),
                     _ => format!("is a link to `{shown}`, which cannot be followed: {error}"),
                 };
-                Look::Missing(why, fetch(&target, path))
+                Look::Missing(why, Some(fetch(&target, path)))
             }
             Err(_) => Look::Missing(format!("cannot be read: {error}"), None),
         },
@@ -99,17 +99,15 @@ fn look(path: &Path) -> Look {
 }
 
 /// How to get what a link stands for, where a tool for large files made it.
-fn fetch(target: &Path, path: &Path) -> Option<String> {
+fn fetch(target: &Path, path: &Path) -> String {
     let (target, path) = (target.to_string_lossy(), path.display());
     if target.contains("annex/objects") || target.contains(".git/annex") {
-        Some(format!("git-annex has not fetched it: `git annex get {path}` (or `datalad get {path}`)"))
+        format!("git-annex has not fetched it: `git annex get {path}` (or `datalad get {path}`)")
     } else if target.contains(".dvc/cache") || target.contains("/files/md5/") {
-        Some(format!("DVC has not fetched it: `dvc pull {path}`"))
+        format!("DVC has not fetched it: `dvc pull {path}`")
     } else {
-        Some(
-            "if a tool for large files (git-annex, DVC) made the link, fetch the file with it; else mend or remove it"
-                .to_owned(),
-        )
+        "if a tool for large files (git-annex, DVC) made the link, fetch the file with it; else mend or remove it"
+            .to_owned()
     }
 }
 

@@ -27,6 +27,7 @@ pub(super) struct Params {
     pub names: Vec<String>,
     /// Which nearest neighbour bounds the region in which a cell counts as covered.
     #[serde(default = "neighbours")]
+    #[schemars(range(max = 1000))]
     pub neighbours: usize,
 }
 

@@ -25,6 +25,7 @@ pub(super) struct Correlate;
 pub(super) struct Params {
     /// How many latent dimensions, those with the highest mean |μ| first (paper, S3 Fig: 32).
     #[serde(default = "dimensions")]
+    #[schemars(range(max = 1_000_000))]
     pub dimensions: usize,
     /// The columns that are features; absent: every column of numbers of the features, and of the embedding's cells.
     #[serde(default)]
@@ -130,7 +131,7 @@ impl StageKind for Correlate {
         let components = component_table(&varying);
         let sources = source_table(&joined.cells, &features_of(&varying), &top, &mu)?;
         let held_out = HeldOut::new(&embedding, &joined.cells)?;
-        let (predictions, classes) = (held_out.predictions(&varying), held_out.classes(&joined.cells)?);
+        let (predictions, classes) = (held_out.predictions(&varying), held_out.classes(&joined.cells));
         if let Some(auc) = classes.floats("area_under_curve")?.first().filter(|auc| auc.is_finite()) {
             context.note(format!("interphase against mitosis: area under the curve {auc:.3}, cells held out"));
         }
@@ -345,8 +346,8 @@ impl HeldOut {
     }
 
     /// A row a mitotic class, all of mitosis first: how well it is told from interphase. No row where no stages are known.
-    fn classes(&self, cells: &Table) -> Result<Table, ArtifactError> {
-        let Some(Column::Text(stages)) = cells.column("stage") else { return Ok(Self::class_table(&[])) };
+    fn classes(&self, cells: &Table) -> Table {
+        let Some(Column::Text(stages)) = cells.column("stage") else { return Self::class_table(&[]) };
         let mut names: Vec<&str> =
             stages.iter().map(String::as_str).filter(|s| !["", INTERPHASE].contains(s)).collect();
         names.sort_unstable();
@@ -366,7 +367,7 @@ impl HeldOut {
             let auc = area_under_curve(&of(1.0), &of(0.0)).unwrap_or(f64::NAN);
             rows.push((class.to_owned(), count, some.len() - count, auc));
         }
-        Ok(Self::class_table(&rows))
+        Self::class_table(&rows)
     }
 
     fn class_table(rows: &[(String, usize, usize, f64)]) -> Table {

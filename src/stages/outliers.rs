@@ -21,12 +21,15 @@ pub(super) struct Outliers;
 pub(super) struct Params {
     /// A cell is an outlier when its ELBO lies this many robust standard deviations below the median of its structure and phase.
     #[serde(default = "deviations")]
+    #[schemars(range(max = 1000.0))]
     pub deviations: f64,
     /// A structure and phase with fewer cells is judged with all cells of the structure, or with all cells.
     #[serde(default = "least")]
+    #[schemars(range(max = 1_000_000))]
     pub least: usize,
     /// Cells shown.
     #[serde(default = "shown")]
+    #[schemars(range(max = 1000))]
     pub shown: usize,
 }
 

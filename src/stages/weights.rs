@@ -38,9 +38,11 @@ pub(super) struct Params {
     pub from: Source,
     /// Size in voxels of the images that the model was trained on: z, y, x (z = 1 in 2D); absent: the paper's, 64 × 160 × 96.
     #[serde(default)]
+    #[schemars(inner(range(max = 4096)))]
     pub size: Option<[usize; 3]>,
     /// Side of a (cubic) voxel in µm.
     #[serde(default = "voxel_size")]
+    #[schemars(range(max = 1000.0))]
     pub voxel_size: f64,
     /// Names of the channels that the model encodes, in order; absent: `membrane`, `dna` for two channels, `structure` for one.
     #[serde(default)]
@@ -50,6 +52,7 @@ pub(super) struct Params {
     pub labels: Vec<String>,
     /// The β that the model was trained with, if known.
     #[serde(default)]
+    #[schemars(range(max = 1.0))]
     pub beta: Option<f64>,
 }
 

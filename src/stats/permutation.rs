@@ -98,7 +98,7 @@ pub fn bonferroni(p: &[f64]) -> Vec<f64> {
 mod tests {
     use super::*;
 
-    fn difference<'a>(values: &'a [f64]) -> impl Fn(&[bool]) -> f64 + 'a {
+    fn difference(values: &[f64]) -> impl Fn(&[bool]) -> f64 + '_ {
         move |labels: &[bool]| {
             let mean = |wanted: bool| {
                 let some = values.iter().zip(labels).filter(|(_, label)| **label == wanted).map(|(value, _)| value);

@@ -142,16 +142,16 @@ fn old_things_are_swept(backend: &dyn Backend) {
 
 fn nothing_is_seen_before_it_is_whole(backend: &dyn Backend) {
     let mut staged = backend.stage().unwrap();
-    staged.write_all(&[7; 100_000]).unwrap();
+    staged.write_all(&vec![7; 100_000]).unwrap();
     assert_eq!(names(backend, "blobs"), Vec::<String>::new());
     drop(staged);
     assert_eq!(backend.amount("tmp").unwrap(), Amount::default(), "what was not published is gone");
     // Readers see one whole object or the other.
-    put(backend, "actions/kind/key", &[0; 100_000], NEW);
+    put(backend, "actions/kind/key", &vec![0; 100_000], NEW);
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| {
             for number in 1..40_u8 {
-                put(backend, "actions/kind/key", &[number; 100_000], Put { replace: true, durable: false });
+                put(backend, "actions/kind/key", &vec![number; 100_000], Put { replace: true, durable: false });
             }
         });
         while !writer.is_finished() {
@@ -184,7 +184,7 @@ fn of_many_exactly_one_is_first(backend: &dyn Backend) {
 fn large_objects_pass_in_pieces(backend: &dyn Backend) {
     let mut staged = backend.stage().unwrap();
     for number in 0..64_u8 {
-        staged.write_all(&[number; 65_536]).unwrap();
+        staged.write_all(&vec![number; 65_536]).unwrap();
     }
     assert!(staged.publish("blobs/ab/large", NEW).unwrap());
     let mut reader = backend.get("blobs/ab/large").unwrap().unwrap().reader;

@@ -144,14 +144,11 @@ impl Staged for StagedFile<'_> {
         // Each turn takes one obstacle out of the way: there are only a few kinds of them.
         for _ in 0..8 {
             let result = if put.replace { file.persist(&path) } else { file.persist_noclobber(&path) };
-            let error = match result {
-                Ok(_) => {
-                    if put.durable {
-                        sync(path.parent().unwrap_or(&path))?;
-                    }
-                    return Ok(true);
+            let Err(error) = result else {
+                if put.durable {
+                    sync(path.parent().unwrap_or(&path))?;
                 }
-                Err(error) => error,
+                return Ok(true);
             };
             file = error.file;
             let is_folder = || fs::metadata(&path).is_ok_and(|found| found.is_dir());

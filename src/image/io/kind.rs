@@ -148,7 +148,7 @@ pub(super) fn refusal(bytes: &[u8]) -> ImageError {
         Sign::Test(test) => test(bytes),
     };
     match FORMS.iter().find(|(sign, _, _)| fits(sign)) {
-        Some((_, name, way_out)) => ImageError::Foreign { name: *name, way_out: *way_out },
+        Some((_, name, way_out)) => ImageError::Foreign { name, way_out },
         None => {
             ImageError::Damaged("it does not begin like a TIFF, or like any other image that is known here".to_owned())
         }
@@ -187,6 +187,6 @@ mod tests {
             let told = refusal(&bytes).to_string();
             assert!(told.contains(name) && told.contains(way_out), "{name}: {told}");
         }
-        assert!(refusal(&[9; 500]).to_string().contains("does not begin"));
+        assert!(refusal(&[1; 500]).to_string().contains("does not begin"));
     }
 }

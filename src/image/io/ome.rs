@@ -124,7 +124,7 @@ fn parse(description: &str) -> Result<(Option<String>, Vec<Image>), ImageError> 
             Event::Text(text) if parents.last().is_some_and(|name| name == "UUID") => {
                 let run = images.last_mut().and_then(|image| image.runs.last_mut());
                 if let Some(Run { file: Some(file), .. }) = run {
-                    file[0] = text.trim().to_owned();
+                    text.trim().clone_into(&mut file[0]);
                 }
                 continue;
             }
@@ -139,10 +139,11 @@ fn parse(description: &str) -> Result<(Option<String>, Vec<Image>), ImageError> 
                 ));
             }
             ("", "OME", _) => own = attribute(element, "UUID")?,
-            ("OME", "Image", _) => {
+            ("OME", "Image", _) if parents.len() == 1 => {
                 images.push(Image { name: attribute(element, "Name")?.unwrap_or_default(), ..Image::default() });
             }
-            ("Image", "Pixels", Some(image)) => {
+            // Annotations may hold elements of the same names.
+            ("Image", "Pixels", Some(image)) if parents.len() == 2 => {
                 let size = |name: &str| match number(element, name)? {
                     Some(size @ 1..=MOST_PLANES) => Ok(size),
                     Some(size) => Err(damaged(format!("OME-XML says {name}=\"{size}\""))),
@@ -153,11 +154,11 @@ fn parse(description: &str) -> Result<(Option<String>, Vec<Image>), ImageError> 
                     Some(([size("SizeX")?, size("SizeY")?, size("SizeZ")?, size("SizeC")?, size("SizeT")?], order));
                 image.voxel = voxel(element)?;
             }
-            ("Pixels", "Channel", Some(image)) => {
+            ("Pixels", "Channel", Some(image)) if parents.len() == 3 => {
                 image.colour |= number(element, "SamplesPerPixel")?.unwrap_or(1) > 1;
                 image.channels.push(attribute(element, "Name")?.unwrap_or_default());
             }
-            ("Pixels", "TiffData", Some(image)) => {
+            ("Pixels", "TiffData", Some(image)) if parents.len() == 3 => {
                 let first = |axis: &str| Ok::<_, ImageError>(number(element, axis)?.unwrap_or(0));
                 image.runs.push(Run {
                     page: number(element, "IFD")?,

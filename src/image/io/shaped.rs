@@ -7,6 +7,7 @@ use super::{
 
 /// What the shape says.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "there is one for each file")]
 pub(super) enum Shaped {
     /// Everything.
     Axes(Scene),

@@ -132,7 +132,7 @@ fn almost(text: &str) -> impl Iterator<Item = (&str, String)> {
 fn group_like(word: &str) -> Option<&'static str> {
     let lower = word.to_lowercase();
     let near = |group: &&str| lower == **group || (lower.len() > 3 && strsim::damerau_levenshtein(&lower, group) == 1);
-    GROUPS.into_iter().find(|group| near(&group))
+    GROUPS.into_iter().find(|group| near(group))
 }
 
 /// The nearest placeholder that there is, or all of them.

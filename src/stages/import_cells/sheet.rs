@@ -88,7 +88,10 @@ impl Sheet {
         let mut sheet = Self::default();
         for record in reader.records() {
             let record = record.map_err(|error| error.to_string())?;
-            let line = record.position().map_or(0, |position| position.line() as usize) + skipped;
+            // Blank lines before a record count as its own for the reader.
+            let (from, line) = record.position().map_or((0, 0), |position| (position.byte(), position.line()));
+            let blank = rest[from as usize..].chars().take_while(|c| matches!(c, '\r' | '\n')).filter(|c| *c == '\n');
+            let line = line as usize + blank.count() + skipped;
             let values: Vec<String> = record.iter().map(|value| value.trim().to_owned()).collect();
             if values.iter().all(String::is_empty) {
                 continue;

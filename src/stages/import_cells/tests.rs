@@ -271,8 +271,10 @@ fn the_papers_manifest_in_16_bit_and_other_tables() {
     let wide = |bytes: Vec<u8>| {
         let stack = io::read(&bytes).unwrap();
         let Pixels::U8(pixels) = stack.pixels else { panic!("8 bit") };
-        let pixels = Pixels::U16(pixels.iter().map(|&value| u16::from(value) * 257).collect());
-        tiff(&["planes"], stack.size, None, pixels)
+        // Without structure and transmitted light, the file holds four channels.
+        let (planes, plane) = (4 * size[0], size[1] * size[2]);
+        let pixels = Pixels::U16(pixels[..planes * plane].iter().map(|&value| u16::from(value) * 257).collect());
+        tiff(&["planes"], [planes, size[1], size[2]], None, pixels)
     };
     let images = [("a.tiff", wide(aligned_image(size)))];
     let table = format!("{ALIGNED}\n0,Golgi,a.tiff,2,3,1,0,nan,NaN\n1,Golgi,a.tiff,2,3,1,0,,\n");

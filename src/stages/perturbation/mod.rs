@@ -1,13 +1,14 @@
 //! `perturbation`: whether a treatment moves cells in a model's latent space (paper, section 2.6 and Fig 6).
 
+mod params;
 mod shift;
 #[cfg(test)]
 mod tests;
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
-use self::shift::{Population, Tested, length};
+use self::{
+    params::Params,
+    shift::{Population, Tested, length},
+};
 use crate::{
     artifact::{ArtifactError, ArtifactType, ArtifactWriter, CellImage, Cells, Embedding, FigureSet, Table},
     figures::perturbation::{Along, Shift, figures},
@@ -17,67 +18,6 @@ use crate::{
 
 /// The stage kind.
 pub(super) struct Perturbation;
-
-/// Parameters of `perturbation`.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub(super) struct Params {
-    /// The column that names the treatment of each cell.
-    #[serde(default = "treatment")]
-    pub treatment: String,
-    /// What stands in that column for cells that got the vehicle alone; empty by default.
-    #[serde(default)]
-    pub vehicle: String,
-    /// The column that names the well of each cell, where the table has one. Cells of one well are not independent: wells, not
-    /// cells, are what labels are permuted among.
-    #[serde(default = "well")]
-    pub well: String,
-    /// The column that names the plate of each well, where the table has one: labels are permuted inside plates.
-    #[serde(default = "plate")]
-    pub plate: String,
-    /// Random permutations of the labels; where there are fewer arrangements, all are tried (paper: 10,000).
-    #[serde(default = "permutations")]
-    pub permutations: usize,
-    /// Latent dimensions take part whose KL divergence has a standard deviation above this over the vehicle cells, in nats.
-    #[serde(default = "least_deviation")]
-    pub kl_deviation: f64,
-    /// The chance of a false alarm, over all tests together, that is accepted.
-    #[serde(default = "level")]
-    pub level: f64,
-    /// Cells shown along each shift.
-    #[serde(default = "shown")]
-    pub shown: usize,
-    /// Seed of the permutations.
-    pub seed: u64,
-}
-
-fn treatment() -> String {
-    "drug".to_owned()
-}
-
-fn well() -> String {
-    "well".to_owned()
-}
-
-fn plate() -> String {
-    "plate".to_owned()
-}
-
-fn permutations() -> usize {
-    10_000
-}
-
-fn least_deviation() -> f64 {
-    0.05
-}
-
-fn level() -> f64 {
-    0.05
-}
-
-fn shown() -> usize {
-    9
-}
 
 impl StageKind for Perturbation {
     type Params = Params;

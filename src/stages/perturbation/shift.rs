@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Params;
+use super::params::Params;
 use crate::{
     artifact::{Column, Embedding, kl_divergence},
     nn::Rng,

@@ -114,12 +114,15 @@ pub(super) struct SimulateParams {
     /// Over how many wells single cells are spread, in turn; 0: the set has no column of wells. Wells of sets with different drugs are
     /// different wells.
     #[serde(default)]
+    #[schemars(range(max = 10_000))]
     wells: usize,
     /// Over how many plates wells are spread, in turn. A plate of the same number is the same plate in every set.
     #[serde(default = "one")]
+    #[schemars(range(max = 10_000))]
     plates: usize,
     /// How much wells, and plates, differ: the standard deviation of the logarithm of their cells' volume, height and light.
     #[serde(default)]
+    #[schemars(range(max = 1.0))]
     well_effect: f64,
     /// A name for the set, for the column `dataset`.
     #[serde(default = "simulated")]

@@ -402,7 +402,8 @@ mod tests {
                 let outside = image.cell.data.iter().zip(&image.channels[2].data).filter(|(m, _)| **m == 0);
                 let brightest = |v: f32, (_, b): (&u8, &f32)| v.max(*b);
                 let (inside, outside) = (inside.fold(0.0, brightest), outside.fold(0.0, brightest));
-                assert!(inside > 125.0 && inside * 2.0 > outside, "{name} {stage:?} {inside} {outside}");
+                // What neighbours show of their own junctions may be brighter than a cell's.
+                assert!(inside > 125.0 && inside * 3.0 > outside, "{name} {stage:?} {inside} {outside}");
                 assert!(truth.nucleus_volume_um3 > 40.0, "{name} {stage:?} {truth:?}");
             }
         }
@@ -466,7 +467,7 @@ mod tests {
             let median = |f: fn(&Truth) -> f64| quantiles(&column(&truths, f))[2];
             let found = [median(|t| t.cell_volume_um3), median(|t| t.nucleus_volume_um3), median(|t| t.cell_height_um)];
             assert!(
-                (found[0] / volume - 1.0).abs() < 0.12 && (found[1] / dna - 1.0).abs() < 0.2,
+                (found[0] / volume - 1.0).abs() < 0.12 && (found[1] / dna - 1.0).abs() < 0.25,
                 "{stage:?} {found:?}"
             );
         }

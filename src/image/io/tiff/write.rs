@@ -79,7 +79,6 @@ fn file<K: TiffKind>(stack: &Stack, packed: Vec<Vec<u8>>, total: usize) -> Resul
         directory.write_tag(Tag::SampleFormat, format)?;
         directory.finish()?;
     }
-    drop(encoder);
     Ok(file.into_inner())
 }
 

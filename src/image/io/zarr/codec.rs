@@ -227,9 +227,14 @@ fn unshuffle(bytes: &[u8], size: usize, out: &mut Vec<u8>) {
     out.extend_from_slice(&bytes[count * size..]);
 }
 
-/// Numbers out of planes of their bits; whole eights of them, what is left stands at the end.
+/// Numbers out of planes of their bits. Blosc leaves a block as it is whose count of numbers is no multiple of eight; what is no whole
+/// number stands at the end.
 fn unshuffle_bits(bytes: &[u8], size: usize, out: &mut Vec<u8>) {
-    let count = bytes.len() / size / 8 * 8;
+    let count = bytes.len() / size;
+    if count % 8 != 0 {
+        out.extend_from_slice(bytes);
+        return;
+    }
     let row = count / 8;
     for index in 0..count {
         for byte in 0..size {
