@@ -147,8 +147,10 @@ impl Store {
             if !options.dry_run {
                 if !self.backend.delete_unused(&actions::action(&kind, &key), young)? {
                     // Somebody has found it in the meantime and relies on it.
-                    if let Some(entry) = &entry {
-                        self.mark_action(entry, &mut live)?;
+                    match entry.as_ref().map_or(Ok(()), |entry| self.mark_action(entry, &mut live)) {
+                        Ok(()) => {}
+                        Err(StoreError::NeedsUnknown { .. }) => live.all_items = true,
+                        Err(error) => return Err(error),
                     }
                     continue;
                 }
@@ -216,18 +218,13 @@ impl Store {
     /// Marks what a pipeline needs. Where damage hides what that is, nothing may be removed.
     fn mark_root(&self, kind: &str, key: &Digest, live: &mut Live) -> Result<(), StoreError> {
         let name = actions::action(kind, key);
-        let unknown = |reason: &str| StoreError::NeedsUnknown {
-            path: self.backend.place(&name),
-            reason: reason.to_owned(),
-            advice: "run `statcell cache verify`, then the pipeline again, and then collect",
-        };
         match self.inspect::<ActionEntry>(&name) {
             Found::Whole(entry) => {
                 for output in entry.outputs.values() {
                     match self.tree(&output.tree) {
                         Ok(_) => {}
                         Err(error @ StoreError::Io { .. }) => return Err(error),
-                        Err(_) => return Err(unknown("names a list of files that is damaged or missing")),
+                        Err(_) => return Err(self.unknown(&name, "names a list of files that is damaged or missing")),
                     }
                 }
                 self.mark_action(&entry, live)
@@ -237,9 +234,17 @@ impl Store {
                 live.actions.insert((kind.to_owned(), *key));
                 self.mark_items_of(kind, key, live)
             }
-            Found::Torn => Err(unknown("is damaged")),
-            Found::Strange => Err(unknown("was written by another version of statcell")),
+            Found::Torn => Err(self.unknown(&name, "is damaged")),
+            Found::Strange => Err(self.unknown(&name, "was written by another version of statcell")),
             Found::Unreadable(error) => Err(error),
+        }
+    }
+
+    fn unknown(&self, name: &str, reason: &str) -> StoreError {
+        StoreError::NeedsUnknown {
+            path: self.backend.place(name),
+            reason: reason.to_owned(),
+            advice: "run `statcell cache verify`, then the pipeline again, and then collect",
         }
     }
 
@@ -254,13 +259,11 @@ impl Store {
     }
 
     fn mark_items_of(&self, kind: &str, key: &Digest, live: &mut Live) -> Result<(), StoreError> {
-        let list = match self.inspect::<RunFacts>(&actions::facts(kind, key)) {
+        let name = actions::facts(kind, key);
+        let list = match self.inspect::<RunFacts>(&name) {
             Found::Whole(facts) => facts.items,
             Found::Nothing => None,
-            Found::Torn | Found::Strange => {
-                live.all_items = true;
-                None
-            }
+            Found::Torn | Found::Strange => return Err(self.unknown(&name, "is damaged")),
             Found::Unreadable(error) => return Err(error),
         };
         let Some(list) = list else { return Ok(()) };
