@@ -108,7 +108,7 @@ fn probes() -> Vec<Probe> {
         ("size", json!([13, 27, 17])),
         ("voxel-size", json!(1.8)),
         ("structures", json!(["nucleoli-gc"])),
-        ("mitotic-fraction", json!(0.5)),
+        ("mitotic-fraction", json!(0.07)),
         ("density", json!(1.5)),
         ("brightness", json!(2.0)),
         ("drug", json!("brefeldin")),
