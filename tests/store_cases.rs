@@ -258,7 +258,7 @@ fn folders_that_a_program_left_read_only_do_not_block_collection() {
     let left = place.place.path(".statcell/tmp/scratch-left");
     fs::create_dir_all(left.join("a/b")).unwrap();
     fs::write(left.join("a/b/c"), "").unwrap();
-    place.own(&left);
+    give_away(&left);
     for folder in ["a/b", "a", ""] {
         fs::set_permissions(left.join(folder), fs::Permissions::from_mode(0o500)).unwrap();
     }
@@ -371,7 +371,7 @@ fn is_root() -> bool {
 
 fn unprivileged(place: Place) -> Unprivileged {
     let place = Unprivileged { place };
-    place.own(&place.place.path(""));
+    give_away(&place.place.path(""));
     if is_root() {
         // The program itself must be within reach.
         fs::copy(env!("CARGO_BIN_EXE_statcell"), place.place.path("program")).unwrap();
@@ -380,19 +380,20 @@ fn unprivileged(place: Place) -> Unprivileged {
     place
 }
 
-impl Unprivileged {
-    fn own(&self, path: &Path) {
-        if !is_root() {
-            return;
-        }
-        std::os::unix::fs::lchown(path, Some(NOBODY), Some(NOBODY)).unwrap();
-        if path.is_dir() {
-            for entry in fs::read_dir(path).unwrap() {
-                self.own(&entry.unwrap().path());
-            }
+/// Gives a path, and all that is below it, to a user without rights; nothing where there is nobody to give it to.
+fn give_away(path: &Path) {
+    if !is_root() {
+        return;
+    }
+    std::os::unix::fs::lchown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+    if path.is_dir() {
+        for entry in fs::read_dir(path).unwrap() {
+            give_away(&entry.unwrap().path());
         }
     }
+}
 
+impl Unprivileged {
     fn output(&self, arguments: &[&str]) -> Output {
         use std::os::unix::process::CommandExt;
         let mut command = self.place.command(arguments);
@@ -428,7 +429,7 @@ fn a_store_that_may_only_be_read_serves_hits_and_plans() {
         let file = fs::File::options().append(true).open(it.place.path("copy").join(name)).unwrap();
         file.set_modified(SystemTime::now() - Duration::from_secs(86_400)).unwrap();
     }
-    it.own(&it.place.path("copy"));
+    give_away(&it.place.path("copy"));
     std::thread::sleep(Duration::from_millis(2300));
     set_rights(&it.place.path(".statcell"), 0o555);
     for torn in [false, true] {
