@@ -1,8 +1,8 @@
-//! The one door for images: every form that is read, behind [`read`] and [`read_all`]; OME-TIFF written by [`write`].
+//! The one door for images: every form that is read, behind [`read`] and [`read_all`]; OME-TIFF written by [`write()`].
 //!
 //! A form is a file (or folder) of this module: a test of the first bytes and a function that gives [`Found`], both listed in
-//! `READERS`. What a file leaves open, or says wrongly, is [`Asked`] by those who know; [`kind`] names files of other forms.
-//! What programs write about planes is read by [`ome`], [`imagej`] and [`shaped`], whatever form it stands in.
+//! `READERS`. What a file leaves open, or says wrongly, is [`Asked`] by those who know; `kind` names files of other forms.
+//! What programs write about planes is read by `ome`, `imagej` and `shaped`, whatever form it stands in.
 
 mod asked;
 mod imagej;
